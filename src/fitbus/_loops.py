@@ -1,0 +1,108 @@
+"""From any thread into an event loop, and away from it. Internal."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, final
+
+import anyio
+from anyio.lowlevel import EventLoopToken, current_token
+
+__all__ = ["LoopHandle", "in_event_loop", "run_in_daemon_thread"]
+
+T = TypeVar("T")
+
+
+@final
+class LoopHandle:
+    """A running event loop, to be told something by any thread."""
+
+    def __init__(self) -> None:
+        self.token: EventLoopToken = current_token()
+        native: Any = self.token.native_token
+        # asyncio and uvloop hand out the loop, trio a token of its own.
+        self._call_soon: Callable[[Callable[[], object]], object] = (
+            native.call_soon_threadsafe
+            if hasattr(native, "call_soon_threadsafe")
+            else native.run_sync_soon
+        )
+
+    def call_soon(self, function: Callable[[], object]) -> bool:
+        """Lets the loop call `function`, which must not raise. False if the loop has ended."""
+        try:
+            self._call_soon(function)
+        except RuntimeError:  # a closed asyncio loop, or trio's RunFinishedError
+            return False
+        return True
+
+    def is_current(self) -> bool:
+        """Whether the caller runs in this loop."""
+        try:
+            return current_token().native_token is self.token.native_token
+        except anyio.NoEventLoopError:
+            return False
+
+
+def in_event_loop() -> bool:
+    """Whether the caller runs in an event loop's thread, where blocking would stop everybody."""
+    try:
+        current_token()
+    except anyio.NoEventLoopError:
+        return False
+    return True
+
+
+async def run_in_daemon_thread(
+    function: Callable[[], T], name: str, on_abandoned: Callable[[], object] | None = None
+) -> T:
+    """Runs a function in a thread of its own, with a copy of the caller's context variables.
+
+    Unlike `anyio.to_thread` it takes nothing from AnyIO's limiter or pool, and a function that
+    never returns can't keep the process from exiting. `anyio.from_thread` works in it. Cancelling
+    the caller leaves the thread behind; `on_abandoned` is then called when it ends.
+    """
+    # AnyIO has no public way to say "this thread belongs to that loop" without a thread of its pool.
+    from anyio._core._eventloop import claim_worker_thread
+
+    loop = LoopHandle()
+    done = anyio.Event()
+    outcome: list[Callable[[], T]] = []
+    abandoned = False
+    lock = threading.Lock()
+    context = contextvars.copy_context()
+
+    def main() -> None:
+        with claim_worker_thread(loop.token.backend_class, loop.token.native_token):
+            try:
+                value = context.run(function)
+            except BaseException as error:  # noqa: BLE001  # handed to the caller as it is
+                outcome.append(_raiser(error))
+            else:
+                outcome.append(lambda: value)
+        with lock:
+            left = abandoned
+        if left:
+            if on_abandoned is not None:
+                on_abandoned()
+        else:
+            loop.call_soon(done.set)
+
+    threading.Thread(target=main, name=name, daemon=True).start()
+    try:
+        await done.wait()
+    except BaseException:
+        with lock:
+            abandoned = not outcome
+        if not abandoned and on_abandoned is not None:
+            on_abandoned()
+        raise
+    return outcome[0]()
+
+
+def _raiser(error: BaseException) -> Callable[[], Any]:
+    def throw() -> Any:
+        raise error
+
+    return throw

@@ -1,0 +1,81 @@
+"""Where controls wait for the next boundary."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import final
+
+from fitbus.control._messages import Control
+from fitbus.control._receipts import Receipt, Rejected
+from fitbus.errors import InvalidArgumentError
+
+__all__ = ["Inbox"]
+
+
+@final
+class Inbox:
+    """Controls in the order of sending, from any thread, until a boundary takes them.
+
+    Args:
+        on_post: Called, in the sender's thread, after a control came in; must not raise.
+    """
+
+    def __init__(self, on_post: Callable[[], object] = lambda: None) -> None:
+        self._lock = threading.Lock()
+        self._on_post = on_post
+        self._open: list[Receipt] = []
+        self._sent = 0
+        self._closed: str | None = None
+
+    def post(self, control: Control, source: str = "") -> Receipt:
+        """Puts a control in; never blocks. After `close` its receipt is rejected at once.
+
+        Raises:
+            InvalidArgumentError: `control` is no `Control`.
+        """
+        if not isinstance(control, Control):
+            raise InvalidArgumentError(
+                "control", control, "give a Control, such as StopTraining() or SetLearningRate(1e-3)"
+            )
+        with self._lock:
+            receipt = Receipt(self._sent, control, source)
+            self._sent += 1
+            closed = self._closed
+            if closed is None:
+                self._open.append(receipt)
+        if closed is None:
+            self._on_post()
+        else:
+            receipt.settle(Rejected(closed))
+        return receipt
+
+    def take(self) -> list[tuple[Receipt, Receipt | None]]:
+        """Empties it: each receipt, with the later one that supersedes it or None."""
+        if not self._open:
+            return []
+        with self._lock:
+            taken, self._open = self._open, []
+        last = {receipt.control.key: receipt for receipt in taken}
+        return [
+            (receipt, None if receipt.control.key is None or winner is receipt else winner)
+            for receipt in taken
+            for winner in (last[receipt.control.key],)
+        ]
+
+    def close(self, why: str) -> list[Receipt]:
+        """Refuses further controls with `why`; returns those that still waited."""
+        with self._lock:
+            if self._closed is None:
+                self._closed = why
+            taken, self._open = self._open, []
+        return taken
+
+    def __len__(self) -> int:
+        """How many controls wait."""
+        return len(self._open)
+
+    def __repr__(self) -> str:
+        """Shows what waits."""
+        state = "closed" if self._closed else f"{len(self._open)} waiting"
+        return f"<Inbox: {self._sent} sent, {state}>"

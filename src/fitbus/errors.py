@@ -1,0 +1,165 @@
+"""Every exception that fitbus raises, in one tree.
+
+    FitbusError
+     ├── InvalidArgumentError          a wrong argument (also a ValueError)
+     │    └── InvalidHandlerError      a handler that can't be subscribed (also a TypeError)
+     ├── ControlRejectedError          a control was not applied
+     ├── WouldDeadlockError            a wait that could never end
+     ├── WrongThreadError              state asked for where it isn't valid
+     ├── RunEndedError                 a run ended before what was waited for
+     ├── TrainerBusyError              a second use of a trainer while a run is live
+     ├── StateLostError                a step failed after its state was donated
+     ├── ThreadStuckError              the training thread did not end in time
+     ├── HandlerTimeoutError           a handler ran past its `timeout` (also a TimeoutError)
+     ├── DataError                     data that can't be trained on (also a ValueError)
+     └── BusClosedError                the bus no longer takes handlers or streams
+
+Errors that users' own code raises (a step, a data source, a handler) are never wrapped: they leave
+`fit` as themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import final
+
+__all__ = [
+    "BusClosedError",
+    "ControlRejectedError",
+    "DataError",
+    "FitbusError",
+    "HandlerTimeoutError",
+    "InvalidArgumentError",
+    "InvalidHandlerError",
+    "RunEndedError",
+    "StateLostError",
+    "ThreadStuckError",
+    "TrainerBusyError",
+    "WouldDeadlockError",
+    "WrongThreadError",
+]
+
+
+class FitbusError(Exception):
+    """The root of all errors of fitbus: `except FitbusError` catches each of them."""
+
+
+class InvalidArgumentError(FitbusError, ValueError):
+    """An argument was refused: the message names it, what was found and what is allowed.
+
+    Attributes:
+        argument: The name of the argument at fault.
+        found: The value that was found.
+        allowed: What would have been accepted, in words.
+    """
+
+    def __init__(self, argument: str, found: object, allowed: str) -> None:
+        super().__init__(f"{argument}: found {_short(found)}; {allowed}")
+        self.argument = argument
+        self.found = found
+        self.allowed = allowed
+
+
+@final
+class InvalidHandlerError(InvalidArgumentError, TypeError):
+    """A handler can't be subscribed: a wrong signature, or event types that can't be told."""
+
+
+@final
+class ControlRejectedError(FitbusError):
+    """A control was not applied; training is as it was.
+
+    Attributes:
+        control: The control that was rejected.
+        why: Why, and what to do.
+    """
+
+    def __init__(self, control: object, why: str) -> None:
+        super().__init__(f"{type(control).__name__} was rejected: {why}")
+        self.control = control
+        self.why = why
+
+
+@final
+class WouldDeadlockError(FitbusError):
+    """A waiting handler waited for what can only come after it returns."""
+
+
+@final
+class WrongThreadError(FitbusError):
+    """The state of a live run was asked for where it may be donated at any moment."""
+
+
+@final
+class RunEndedError(FitbusError):
+    """The run, or the bus, ended before the event that was waited for.
+
+    Attributes:
+        run: The id of the run, or None for a whole bus.
+    """
+
+    def __init__(self, run: str | None, waited_for: str) -> None:
+        subject = "the bus was closed" if run is None else f"run {run!r} ended"
+        super().__init__(f"{subject} before {waited_for}")
+        self.run = run
+
+
+@final
+class TrainerBusyError(FitbusError):
+    """A trainer was used while one of its runs is live: one call at a time."""
+
+
+@final
+class StateLostError(FitbusError):
+    """A step failed after its state was donated, and there is no snapshot to go back to."""
+
+
+@final
+class ThreadStuckError(FitbusError):
+    """The training thread did not end within the grace period.
+
+    Attributes:
+        activity: What the thread was in.
+        grace_s: How long was waited, in seconds.
+    """
+
+    def __init__(self, activity: str, grace_s: float) -> None:
+        super().__init__(
+            f"the training thread is still {activity}, {grace_s:g} s (grace_s) after it was asked to"
+            " end; the trainer can be used again once that returns"
+        )
+        self.activity = activity
+        self.grace_s = grace_s
+
+
+@final
+class HandlerTimeoutError(FitbusError, TimeoutError):
+    """A handler did not return within its `timeout`."""
+
+
+@final
+class DataError(FitbusError, ValueError):
+    """Data can't be trained on: the message names the argument and what was found.
+
+    Attributes:
+        argument: The name of the argument at fault.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument}: {problem}")
+        self.argument = argument
+
+
+@final
+class BusClosedError(FitbusError):
+    """The bus was closed: it takes no further handlers and opens no further streams."""
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def one_of(values: Iterable[object]) -> str:
+    """Says which values are allowed, for the end of an error's message."""
+    return "allowed are " + ", ".join(repr(value) for value in values)

@@ -1,0 +1,167 @@
+"""Events and controls as JSON and MessagePack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, final
+
+import msgspec
+
+from fitbus import control as _control
+from fitbus._checks import set_field
+from fitbus._message import tag_of
+from fitbus.control import Control, UnknownControl
+from fitbus.errors import InvalidArgumentError
+from fitbus.events import _lifecycle, _notices
+from fitbus.events._base import Event, UnknownEvent
+from fitbus.events._lifecycle import PredictBatchEnd
+from fitbus.events._notices import ControlApplied, ControlRejected
+
+__all__ = ["Codec"]
+
+_ENVELOPE = ("run", "seq", "time", "step", "epoch")
+_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@final
+class Codec:
+    """Turns events and controls into JSON or MessagePack, and back.
+
+    Both forms are a map with the type's tag under `"type"`. In JSON, NaN and the infinities are the
+    strings `"NaN"`, `"Infinity"` and `"-Infinity"`. An event of an unknown tag decodes to an
+    `UnknownEvent`. `PredictBatchEnd.outputs` is left out; `UpdateState` can't be encoded.
+
+    >>> from fitbus.control import SetLearningRate
+    >>> codec = Codec()
+    >>> codec.from_json(codec.to_json(SetLearningRate(0.1)))
+    SetLearningRate(value=0.1)
+
+    Args:
+        user_types: Subclasses of `Event` and `Control` of your own that should be decoded.
+
+    Raises:
+        InvalidArgumentError: A type is neither, or two types have one tag.
+    """
+
+    def __init__(self, *user_types: type[Event] | type[Control]) -> None:
+        built_in = [
+            kind
+            for module in (_lifecycle, _notices, _control)
+            for kind in (getattr(module, name) for name in module.__all__)
+            if isinstance(kind, type) and issubclass(kind, Event | Control)
+        ]
+        self._types: dict[str, type[Event] | type[Control]] = {}
+        for kind in (Event, *built_in, *user_types):
+            if not (isinstance(kind, type) and issubclass(kind, Event | Control)):
+                raise InvalidArgumentError(
+                    "user_types", kind, "give subclasses of Event or Control"
+                )
+            other = self._types.setdefault(tag_of(kind), kind)
+            if other is not kind:
+                raise InvalidArgumentError(
+                    "user_types", kind, f"its tag {tag_of(kind)!r} is taken by {other!r}"
+                )
+
+    def to_json(self, message: Event | Control) -> bytes:
+        """Encodes a message as JSON.
+
+        Raises:
+            InvalidArgumentError: The message can't leave the process (`UpdateState`).
+        """
+        return msgspec.json.encode(_walk(_builtins(message), _spell))
+
+    def from_json(self, data: bytes | str) -> Event | Control:
+        """Decodes a message from JSON.
+
+        Raises:
+            msgspec.DecodeError: `data` is no JSON, or no message.
+        """
+        return self._typed(msgspec.json.decode(data), strict=False)
+
+    def to_msgpack(self, message: Event | Control) -> bytes:
+        """Encodes a message as MessagePack.
+
+        Raises:
+            InvalidArgumentError: The message can't leave the process (`UpdateState`).
+        """
+        return msgspec.msgpack.encode(_builtins(message))
+
+    def from_msgpack(self, data: bytes) -> Event | Control:
+        """Decodes a message from MessagePack.
+
+        Raises:
+            msgspec.DecodeError: `data` is no MessagePack, or no message.
+        """
+        return self._typed(msgspec.msgpack.decode(data), strict=True)
+
+    def _typed(self, raw: Any, *, strict: bool) -> Event | Control:
+        if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
+            raise msgspec.ValidationError("expected a map with a text under 'type'")
+        values = dict(raw)
+        tag: str = values["type"]
+        kind = self._types.get(tag)
+        if kind is None:
+            del values["type"]
+            envelope = {key: values.pop(key) for key in _ENVELOPE if key in values}
+            return UnknownEvent(**envelope, tag=tag, fields=values)
+        if not issubclass(kind, ControlApplied | ControlRejected):
+            return msgspec.convert(values, kind, strict=strict)
+        control = self._typed(values["control"], strict=strict)
+        if isinstance(control, UnknownEvent):
+            control = UnknownControl(control.tag, control.fields)
+        values["control"] = {"type": tag_of(Control)}  # keeps the place: any subclass may stand there
+        if not strict and "result" in values:
+            values["result"] = _walk(values["result"], lambda item: _NONFINITE.get(item, item))
+        notice = msgspec.convert(values, kind, strict=strict)
+        set_field(notice, "control", control)
+        return notice
+
+
+def _builtins(message: object) -> dict[str, Any]:
+    """The message as a map of its tag and fields; msgspec encodes what is in them."""
+    if isinstance(message, UnknownEvent):
+        envelope = {key: getattr(message, key) for key in _ENVELOPE}
+        return {"type": message.tag, **envelope, **message.fields}
+    if isinstance(message, UnknownControl):
+        return {"type": message.tag, **message.fields}
+    if not isinstance(message, Event | Control):
+        raise InvalidArgumentError("message", message, "give an Event or a Control")
+    if isinstance(message, Control) and not message.crosses_processes:
+        raise InvalidArgumentError(
+            "message", message, f"{type(message).__name__} works inside its process only"
+        )
+    fields: dict[str, Any] = {"type": tag_of(type(message))}
+    for name in message.__struct_fields__:
+        if isinstance(message, PredictBatchEnd) and name == "outputs":
+            continue
+        value: object = getattr(message, name)
+        fields[name] = (
+            _builtins(value)
+            if isinstance(value, Control)
+            else msgspec.to_builtins(value, enc_hook=_plain)
+        )
+    return fields
+
+
+def _plain(value: object) -> object:
+    """Lets NumPy's and JAX's scalars and arrays be encoded, without importing either."""
+    to_list = getattr(value, "tolist", None)
+    if to_list is None:
+        raise TypeError(f"a {type(value).__name__} can't be encoded; give plain values")
+    return to_list()
+
+
+def _spell(item: object) -> object:
+    if isinstance(item, float) and not math.isfinite(item):
+        return "NaN" if math.isnan(item) else "Infinity" if item > 0 else "-Infinity"
+    return item
+
+
+def _walk(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Applies `change` to every leaf of maps and lists."""
+    if isinstance(value, dict):
+        return {key: _walk(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_walk(item, change) for item in value]
+    return change(value)

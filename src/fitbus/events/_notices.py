@@ -1,0 +1,123 @@
+"""What the bus and the control channel report about themselves."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from fitbus._checks import plain_result, set_field
+from fitbus.control import Control
+from fitbus.events._base import Event
+
+__all__ = [
+    "CheckpointSaved",
+    "ControlApplied",
+    "ControlRejected",
+    "HandlerFailed",
+    "Lagged",
+    "RunPaused",
+    "RunResumed",
+]
+
+
+@final
+class ControlApplied(Event):
+    """A control acted at this step: every later event reflects the change.
+
+    Attributes:
+        id: The control's number in the run, in the order in which controls were sent.
+        control: The control.
+        source: Who sent it.
+        result: What applying it gave: the logs of an `Evaluate`, the path of a `SaveCheckpoint`.
+    """
+
+    id: int
+    control: Control
+    source: str
+    result: Any = None
+
+    def __post_init__(self) -> None:
+        set_field(self, "result", plain_result(self.result))
+
+
+@final
+class ControlRejected(Event):
+    """A control did not act; training is as it was.
+
+    Attributes:
+        id: The control's number in the run.
+        control: The control.
+        source: Who sent it.
+        why: Why, and what to do; also that a later control superseded it, or that it came too late.
+    """
+
+    id: int
+    control: Control
+    source: str
+    why: str
+
+
+@final
+class RunPaused(Event):
+    """Training stands still until `Resume`.
+
+    Attributes:
+        source: Who asked for it.
+    """
+
+    source: str = ""
+
+
+@final
+class RunResumed(Event):
+    """Training goes on.
+
+    Attributes:
+        source: Who asked for it.
+    """
+
+    source: str = ""
+
+
+@final
+class CheckpointSaved(Event):
+    """A checkpoint is complete.
+
+    Attributes:
+        path: Where it lies.
+        tag: The name it was asked for with.
+    """
+
+    path: str
+    tag: str = ""
+
+
+@final
+class HandlerFailed(Event):
+    """A handler raised.
+
+    Attributes:
+        subscriber: The subscription's name.
+        error: The error's type and message.
+        event_seq: The `seq` of the event that it handled.
+    """
+
+    subscriber: str
+    error: str
+    event_seq: int
+
+
+@final
+class Lagged(Event):
+    """A subscriber lost events. It belongs to that subscriber alone, and takes no `seq` (-1).
+
+    Attributes:
+        subscriber: The subscription's name.
+        count: How many events it lost here.
+        first_seq: The first one lost.
+        last_seq: The last one lost.
+    """
+
+    subscriber: str
+    count: int
+    first_seq: int
+    last_seq: int
