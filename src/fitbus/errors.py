@@ -6,6 +6,7 @@
      ├── ControlRejectedError          a control was not applied
      ├── WouldDeadlockError            a wait that could never end
      ├── WrongThreadError              state asked for where it isn't valid
+     ├── RunCancelledError             a run was cancelled: what stops a loop at its boundary
      ├── RunEndedError                 a run ended before what was waited for
      ├── TrainerBusyError              a second use of a trainer while a run is live
      ├── StateLostError                a step failed after its state was donated
@@ -31,6 +32,7 @@ __all__ = [
     "HandlerTimeoutError",
     "InvalidArgumentError",
     "InvalidHandlerError",
+    "RunCancelledError",
     "RunEndedError",
     "StateLostError",
     "ThreadStuckError",
@@ -88,6 +90,11 @@ class WouldDeadlockError(FitbusError):
 @final
 class WrongThreadError(FitbusError):
     """The state of a live run was asked for where it may be donated at any moment."""
+
+
+@final
+class RunCancelledError(FitbusError):
+    """Raised by `Publisher.boundary` in the training thread after the run was cancelled."""
 
 
 @final

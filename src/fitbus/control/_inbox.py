@@ -71,6 +71,11 @@ class Inbox:
             taken, self._open = self._open, []
         return taken
 
+    def holds(self, kind: type[Control]) -> bool:
+        """Whether a control of a type waits."""
+        with self._lock:
+            return any(isinstance(receipt.control, kind) for receipt in self._open)
+
     def __len__(self) -> int:
         """How many controls wait."""
         return len(self._open)

@@ -1,0 +1,31 @@
+"""What carries: the bus, its subscriptions, and the publisher that a training loop holds."""
+
+from fitbus.bus._bus import Bus
+from fitbus.bus._options import Handler, HandlerOptions, Hook, OnError, Options, Overflow, handler
+from fitbus.bus._publisher import Publisher
+from fitbus.bus._statistics import (
+    BusStatistics,
+    DeliveryReport,
+    SubscriberReport,
+    SubscriptionStatistics,
+)
+from fitbus.bus._subscription import Subscription
+from fitbus.bus._surface import Subscribable
+
+__all__ = [
+    "Bus",
+    "BusStatistics",
+    "DeliveryReport",
+    "Handler",
+    "HandlerOptions",
+    "Hook",
+    "OnError",
+    "Options",
+    "Overflow",
+    "Publisher",
+    "Subscribable",
+    "SubscriberReport",
+    "Subscription",
+    "SubscriptionStatistics",
+    "handler",
+]

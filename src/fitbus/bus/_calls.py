@@ -1,0 +1,90 @@
+"""Markers in a mailbox by which a thread or a task learns where its subscriber has got to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
+
+import anyio
+
+from fitbus._loops import LoopHandle
+from fitbus.bus._mailbox import Marker
+
+if TYPE_CHECKING:
+    from fitbus.bus._options import Hook
+    from fitbus.events import Event
+
+__all__ = ["Call", "Mark", "Turn"]
+
+
+@final
+class Call(Marker):
+    """A call of a waiting handler on the event loop, for which a thread stands still.
+
+    Attributes:
+        done: Whether it returned, failed or was given up.
+        result: What the handler returned.
+        error: What it raised.
+    """
+
+    def __init__(self, event: Event, hook: Hook, logs: dict[str, float] | None, tell: Callable[[], object]) -> None:
+        self.event = event
+        self.hook = hook
+        self.logs = logs
+        self.waited_for = True
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self._tell = tell
+
+    def finish(self) -> None:
+        """Lets the thread go on."""
+        self.done = True
+        self._tell()
+
+
+@final
+class Turn(Marker):
+    """Holds a subscriber's worker while a thread calls one of its `def` hooks."""
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self.reached = False
+        self._tell = tell
+        self._released = False
+        self._wake: Callable[[], object] | None = None
+
+    def finish(self) -> None:
+        """Says that nothing is left before it; also when the subscriber has ended."""
+        self.reached = True
+        self._tell()
+
+    async def hold(self) -> None:
+        """Waits, in the worker, until the thread is through."""
+        freed = anyio.Event()
+        loop = LoopHandle()
+        self._wake = lambda: loop.call_soon(freed.set)
+        self.finish()
+        if not self._released:
+            await freed.wait()
+
+    def release(self) -> None:
+        """Lets the worker go on."""
+        self._released = True
+        if self._wake is not None:
+            self._wake()
+
+
+@final
+class Mark(Marker):
+    """Tells a task in the loop that everything before it was handled."""
+
+    def __init__(self) -> None:
+        self._reached = anyio.Event()
+
+    def finish(self) -> None:
+        """Says so; in the loop."""
+        self._reached.set()
+
+    async def wait(self) -> None:
+        """Waits for it."""
+        await self._reached.wait()

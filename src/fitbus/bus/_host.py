@@ -1,0 +1,99 @@
+"""Where a bus' handlers run: a task group with one task for each of them."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from fitbus.bus._worker import work
+
+if TYPE_CHECKING:
+    from fitbus.bus._bus import Bus
+    from fitbus.bus._subscription import Subscription
+
+__all__ = ["Host"]
+
+_TICK_S = 0.1  # a safety net: tells the loop what a thread left untold
+_LEAVE_S = 30.0
+_logger = logging.getLogger("fitbus")
+
+
+@final
+class Host:
+    """Hosts a bus while it is entered. Several may: those that leave hand their handlers over."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._tasks: TaskGroup | None = None
+        self._tick: anyio.CancelScope | None = None
+        self._workers: set[Subscription[Any]] = set()
+        self._idle: anyio.Event | None = None
+        self.leaving = False
+
+    async def __aenter__(self) -> Self:
+        """Starts the handlers that nobody hosts yet."""
+        self._bus.enter_loop()
+        self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._ticking)
+        self._bus.add_host(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Lets handlers finish what they are at, and hands them over to another host.
+
+        The body's error isn't given to the task group: it leaves as itself.
+        """
+        assert self._tasks is not None
+        with anyio.CancelScope(shield=True):
+            await self._leave(_LEAVE_S)
+        if self._tick is not None:
+            self._tick.cancel()
+        self._tasks.cancel_scope.cancel()
+        await self._tasks.__aexit__(None, None, None)
+        self._bus.exit_loop()
+
+    def start(self, subscription: Subscription[Any]) -> None:
+        """Starts the task of a handler; in the loop."""
+        assert self._tasks is not None
+        self._workers.add(subscription)
+        self._tasks.start_soon(work, subscription, self._bus, name=f"fitbus {subscription.name}")
+
+    def left(self, subscription: Subscription[Any]) -> None:
+        """Notes that a handler's task has ended."""
+        self._workers.discard(subscription)
+        if self._idle is not None and not self._workers:
+            self._idle.set()
+
+    async def _leave(self, within_s: float) -> None:
+        self.leaving = True
+        self._bus.remove_host(self)
+        self._idle = anyio.Event()
+        if not self._workers:
+            return
+        for subscription in tuple(self._workers):
+            subscription.notify()
+        with anyio.move_on_after(within_s):
+            await self._idle.wait()
+        for subscription in tuple(self._workers):
+            _logger.warning(
+                "handler %r was cancelled: it did not return within %g s after its bus was left",
+                subscription.name,
+                within_s,
+            )
+            if subscription.scope is not None:
+                subscription.scope.cancel()
+
+    async def _ticking(self) -> None:
+        with anyio.CancelScope(shield=True) as self._tick:
+            while not self.leaving:
+                await anyio.sleep(_TICK_S)
+                self._bus.wakeup.flush()

@@ -1,0 +1,357 @@
+"""The thread side of the bus: what a training loop publishes with, and takes controls from."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, final
+
+from msgspec.structs import force_setattr
+
+from fitbus.bus._calls import Call
+from fitbus.bus._failures import Failures
+from fitbus.bus._routes import Route, route_for
+from fitbus.bus._standing import Standstill
+from fitbus.bus._tail import Tail
+from fitbus.control import Applied, Control, Inbox, Outcome, Receipt, Rejected, Superseded
+from fitbus.errors import ControlRejectedError, RunCancelledError
+from fitbus.events import ControlApplied, ControlRejected, Event
+
+if TYPE_CHECKING:
+    from fitbus.bus._bus import Bus
+    from fitbus.bus._options import Hook
+    from fitbus.bus._statistics import SubscriberReport
+    from fitbus.bus._subscription import Subscription
+
+__all__ = ["Publisher"]
+
+ApplyControl = Callable[[Control, str], object]
+
+
+@final
+class Publisher:
+    """The end of the bus that a training loop holds, one for each run.
+
+    `publish` may be called in any thread; `boundary` and `barrier` in the training thread only.
+    A loop by hand:
+
+        publisher = bus.publisher()
+        for batch in range(batches):
+            for control in publisher.boundary():
+                ...                              # act on it; going on acknowledges it
+            ...                                  # the step
+            publisher.step += 1
+            publisher.publish(BatchEnd(batch=batch, logs=logs, batch_logs=logs))
+        publisher.barrier(TrainEnd(logs=logs))
+        publisher.close()
+
+    Args:
+        bus: The bus.
+        run: The run's id; default `"run-1"`, `"run-2"`, ... by bus.
+        apply: Applies a control, given with its source, and returns its result; raises
+            `ControlRejectedError` to reject it. With it, controls are also applied while the thread
+            stands still, and `boundary` yields none.
+        flush_s: Seconds by which telling the event loop may be put off while the thread goes on
+            publishing. The loop must call `flush` before it turns to anything long.
+
+    Attributes:
+        run: The run's id.
+        step: Stamped on the next events: completed optimizer updates.
+        epoch: Stamped on the next events: the epoch, from 0.
+        inbox: The controls that wait.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        run: str | None = None,
+        apply: ApplyControl | None = None,
+        flush_s: float = 0.0,
+    ) -> None:
+        self.run = bus.new_run_id("run") if run is None else run
+        self.step = 0
+        self.epoch = 0
+        self.inbox = Inbox(self._posted)
+        self.tail = Tail(bus.tail_size)
+        self.failures = Failures()
+        self.retired: list[tuple[int, SubscriberReport]] = []  # of subscribers that have ended
+        self.closed = False
+        self._bus = bus
+        self._lock: Any = bus.lock
+        self._wakeup = bus.wakeup
+        self._apply = apply
+        self._flush_s = flush_s
+        self._flushed = 0.0
+        self._seq = 0
+        self._routes: dict[type[Event], Route] = {}
+        # Events for `def` handlers that another thread published: called at the next boundary.
+        self._deferred: deque[tuple[Event, Subscription[Any], Hook]] = deque()
+        self._noticed = 0  # how many notices are being handled: their controls wait
+        self._standstill = Standstill(self, bus)
+        bus.attach(self)
+
+    # Publishing.
+
+    def publish(self, event: Event) -> None:
+        """Stamps an event and puts it into the mailboxes. Any thread; never blocks.
+
+        Waiting handlers aren't waited for: those on the loop are called there, `def` ones in the
+        training thread at its next boundary. Costs well under a microsecond and a mailbox each.
+        Never raises for the state of loop or bus: after `close` the event is lost.
+        """
+        errors: list[tuple[Subscription[Any], BaseException]] = []
+        with self._lock:
+            if self.closed:
+                return
+            route = self._routes.get(type(event)) or self._resolve(type(event))
+            event = self._stamp(event)
+            self._deliver(event, route, errors)
+            for subscription, hook in route.on_loop:
+                call = Call(event, hook, dict(event.logs) if hook.shares_logs else None, _nothing)  # type: ignore[attr-defined]  # only hooks of events with logs share them
+                call.waited_for = False
+                subscription.put_marker(call)
+            self._deferred.extend((event, *handler) for handler in route.in_thread)
+        for subscription, error in errors:
+            self.fail(subscription, event, error)
+        if not 0.0 <= event.time - self._flushed < self._flush_s:
+            self.flush(event.time)
+
+    def skip(self, *kinds: type[Event]) -> None:
+        """Takes the places in the order of events that nobody is subscribed to, unmade.
+
+        A loop asks `wanted` first; so `seq` doesn't depend on who listens.
+        """
+        with self._lock:
+            self.tail.skip(self._seq, kinds)
+            self._seq += len(kinds)
+
+    def wanted(self, kind: type[Event]) -> bool:
+        """Whether anybody is subscribed to a type, or to a base of it."""
+        return any(self._routes.get(kind) or self._resolve(kind))
+
+    def waits(self, kind: type[Event]) -> bool:
+        """Whether training has to wait for a handler of a type."""
+        route = self._routes.get(kind) or self._resolve(kind)
+        return bool(route.on_loop or route.in_thread)
+
+    def barrier(self, event: Event) -> dict[str, float]:
+        """Publishes, and returns when all waiting handlers of the event have finished.
+
+        Handlers on the loop run first, together; the controls that they return are applied in the
+        order of subscribing. Then the `def` handlers run here, one by one. With `apply`, controls
+        from elsewhere are applied meanwhile.
+
+        Returns:
+            The event's logs, with what `def` hooks added to their private copy; empty if it has none.
+        """
+        errors: list[tuple[Subscription[Any], BaseException]] = []
+        self._run_deferred()
+        logs: dict[str, float] = dict(getattr(event, "logs", ()))
+        with self._lock:
+            if self.closed:
+                return logs
+            route = self._routes.get(type(event)) or self._resolve(type(event))
+            event = self._stamp(event)
+            self._deliver(event, route, errors)
+        for subscription, error in errors:
+            self.fail(subscription, event, error)
+        self.flush()
+        if route.on_loop:
+            self._standstill.call_on_loop(event, route.on_loop)
+        for subscription, hook in route.in_thread:
+            self._standstill.call_here(event, subscription, hook, logs)
+        return logs
+
+    def flush(self, now: float | None = None) -> None:
+        """Tells the event loop what is there, if that was put off."""
+        self._flushed = time.time() if now is None else now
+        self._wakeup.flush()
+
+    # Controls.
+
+    def post(self, control: Control, source: str = "") -> Receipt:
+        """Sends a control. Any thread; never blocks.
+
+        From a `def` handler in the training thread it is applied on the spot, if there is `apply`.
+        """
+        receipt = self.inbox.post(control, source)
+        if self._standstill.may_act_here() and self._apply is not None and not self._noticed:
+            self.serve()
+        return receipt
+
+    def boundary(self) -> Iterator[Control]:
+        """Where training may be held, stopped and steered: call it between two steps.
+
+        Holds as long as a `block` mailbox is full. Raises what a handler raised under
+        `on_error="raise"`.
+
+        Returns:
+            The pending controls, unless there is `apply`. Each is acknowledged as applied when the
+            next one is asked for; call `reject` first if it wasn't.
+
+        Raises:
+            RunCancelledError: The run was cancelled.
+        """
+        if self._deferred:
+            self._run_deferred()
+        self.failures.check()
+        if self._standstill.cancelled:
+            raise RunCancelledError(f"run {self.run!r} was cancelled")
+        if self._bus.crowded:
+            self._standstill.wait_for_room()
+            self.failures.check()
+        if self._apply is None:
+            return self._pending()
+        if self.inbox:
+            self.serve()
+        return iter(())
+
+    def reject(self, why: str) -> None:
+        """Rejects the control that `boundary` yielded last."""
+        if self._current is not None:
+            current, self._current = self._current, None
+            self.settle(current, Rejected(why))
+
+    _current: Receipt | None = None
+
+    def stand_still(self, until: Callable[[], bool]) -> None:
+        """Waits in the training thread, serving the inbox, until something holds or it is cancelled."""
+        self._standstill.wait(lambda: until() or self._standstill.cancelled)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it applies controls itself."""
+        return self._apply is not None
+
+    def serve(self) -> None:
+        """Applies all that waits in the inbox, in order. The training thread only."""
+        for receipt, winner in self.inbox.take():
+            if winner is None:
+                self._act(receipt)
+            else:
+                self.settle(receipt, Superseded(winner.id))
+
+    def settle(self, receipt: Receipt, outcome: Outcome) -> None:
+        """Publishes how a control ended, and tells its sender."""
+        id, control, source = receipt.id, receipt.control, receipt.source
+        if isinstance(outcome, Applied):
+            self.publish(
+                ControlApplied(id=id, control=control, source=source, result=outcome.result)
+            )
+        else:
+            why = outcome.why if isinstance(outcome, Rejected) else f"superseded by {outcome.by}"
+            self.publish(ControlRejected(id=id, control=control, source=source, why=why))
+        self.flush()
+        receipt.settle(outcome)
+
+    # Ends.
+
+    def fail(self, subscription: Subscription[Any], event: Event, error: BaseException) -> None:
+        """Deals with what a handler raised, as its `on_error` says. Any thread."""
+        self._bus.handler_failed(self, subscription, event, error)
+
+    def cancel(self, within_s: float) -> None:
+        """Makes the next `boundary` raise `RunCancelledError`. Any thread.
+
+        Args:
+            within_s: How long the thread may still stand still for waiting handlers, in seconds.
+        """
+        self._standstill.cancel(within_s)
+
+    def close(self, why: str = "too late: the run has ended") -> None:
+        """Ends publishing: what comes later is lost, and controls are rejected with `why`."""
+        self._run_deferred()
+        for receipt in self.inbox.close(why):
+            self.settle(receipt, Rejected(why))
+        self._run_deferred()
+        with self._lock:
+            self.closed = True
+        self.flush()
+
+    # For the bus.
+
+    def reroute(self) -> None:
+        """Forgets who gets what. The lock is held."""
+        self._routes = {}
+
+    def ring(self) -> None:
+        """Wakes the thread if it stands still. Any thread."""
+        self._standstill.ring()
+
+    def _posted(self) -> None:
+        self._standstill.ring()
+
+    def _resolve(self, kind: type[Event]) -> Route:
+        with self._lock:
+            route = route_for(kind, self.run, self._bus.subscriptions)
+            self._routes[kind] = route
+            return route
+
+    def _stamp(self, event: Event) -> Event:
+        if event.seq != -1:
+            event = event.__copy__()  # type: ignore[attr-defined]  # published before: that one stays as it is
+        force_setattr(event, "run", self.run)
+        force_setattr(event, "seq", self._seq)
+        force_setattr(event, "time", time.time())
+        force_setattr(event, "step", self.step)
+        force_setattr(event, "epoch", self.epoch)
+        self._seq += 1
+        return event
+
+    def _deliver(
+        self, event: Event, route: Route, errors: list[tuple[Subscription[Any], BaseException]]
+    ) -> None:
+        self._bus.published += 1
+        self.tail.append(event)
+        for subscription in route.mailboxes:
+            try:
+                subscription.offer(event)
+            except Exception as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
+                errors.append((subscription, error))
+
+    def _run_deferred(self) -> None:
+        while self._deferred:
+            event, subscription, hook = self._deferred.popleft()
+            self._noticed += 1
+            try:
+                self._standstill.call_here(
+                    event, subscription, hook, dict(getattr(event, "logs", ()))
+                )
+            finally:
+                self._noticed -= 1
+
+    def _pending(self) -> Iterator[Control]:
+        for receipt, winner in self.inbox.take():
+            if winner is not None:
+                self.settle(receipt, Superseded(winner.id))
+                continue
+            self._current = receipt
+            try:
+                yield receipt.control
+            except GeneratorExit:
+                self.reject("the loop left off before it acted on it; send it again")
+                raise
+            if self._current is receipt:
+                self._current = None
+                self.settle(receipt, Applied(self.step, self.epoch))
+
+    def _act(self, receipt: Receipt) -> None:
+        assert self._apply is not None
+        try:
+            result = self._apply(receipt.control, receipt.source)
+        except ControlRejectedError as error:
+            self.settle(receipt, Rejected(error.why))
+        except Exception as error:  # noqa: BLE001  # training stays as it was; the sender learns why
+            self.settle(
+                receipt, Rejected(f"applying it raised {type(error).__name__}: {error}")
+            )
+        else:
+            self._standstill.acted(receipt.control)
+            self.settle(receipt, Applied(self.step, self.epoch, result))
+
+
+def _nothing() -> None:
+    """Nobody waits."""

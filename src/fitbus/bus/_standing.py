@@ -1,0 +1,195 @@
+"""How a training thread stands still: for handlers, for room, in a pause. It serves its inbox."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+from fitbus.bus._calls import Call, Turn
+from fitbus.bus._worker import Standing, controls_of, standing
+from fitbus.control import Control, StopTraining
+from fitbus.events import Event
+
+if TYPE_CHECKING:
+    from fitbus.bus._bus import Bus
+    from fitbus.bus._options import Hook
+    from fitbus.bus._publisher import Publisher
+    from fitbus.bus._subscription import Subscription
+
+__all__ = ["Standstill"]
+
+_logger = logging.getLogger("fitbus")
+_TICK_S = 0.1  # a safety net only: whatever a thread waits for rings its bell
+
+
+@final
+class Standstill:
+    """The waits of one training thread."""
+
+    def __init__(self, publisher: Publisher, bus: Bus) -> None:
+        self._publisher = publisher
+        self._bus = bus
+        self._bell = threading.Event()
+        self._acting: list[int] = []  # the thread, once for each `def` handler that it is in
+        self._deadline: float | None = None
+        self._stopping = False
+        self._warned: set[int] = set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled."""
+        return self._deadline is not None
+
+    def cancel(self, within_s: float) -> None:
+        """Ends all waits: at once for room, after `within_s` for handlers."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + within_s
+        self.ring()
+
+    def ring(self) -> None:
+        """Lets the thread look again."""
+        self._bell.set()
+
+    def acted(self, control: Control) -> None:
+        """Notes a control that was applied: a stop ends the wait for room."""
+        self._stopping = self._stopping or isinstance(control, StopTraining)
+
+    def may_act_here(self) -> bool:
+        """Whether the caller is the training thread, in a `def` handler."""
+        return bool(self._acting) and self._acting[-1] == threading.get_ident()
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Waits, applying controls as they come."""
+        publisher = self._publisher
+        publisher.flush()
+        while True:
+            self._bell.clear()
+            if until():
+                return
+            if publisher.serves and publisher.inbox:
+                publisher.serve()
+                continue
+            self._bell.wait(_TICK_S)
+
+    def wait_for_room(self) -> None:
+        """Holds training while a lossless subscriber of this run has no room."""
+        if not self._crowded():
+            return
+        started = time.perf_counter()
+        slow = self._crowded()
+        for subscription in slow:
+            if id(subscription) not in self._warned:
+                self._warned.add(id(subscription))
+                _logger.warning(
+                    "run %r is held: subscriber %r has no room in its mailbox of %d events"
+                    ' (overflow="block"); make it faster, or choose another overflow',
+                    self._publisher.run,
+                    subscription.name,
+                    subscription.options.buffer_size,
+                )
+        self._bus.hold(self._publisher)
+        try:
+            self.wait(lambda: self.cancelled or self._stop_waits() or not self._crowded())
+        finally:
+            self._bus.release(self._publisher)
+            for subscription in slow:
+                subscription.held_s += time.perf_counter() - started
+
+    def call_on_loop(
+        self, event: Event, handlers: Sequence[tuple[Subscription[Any], Hook]]
+    ) -> None:
+        """Lets the loop call handlers, together; waits for all; applies what they return."""
+        self._bus.check_hosted(event)
+        calls: list[tuple[Subscription[Any], Call]] = []
+        for subscription, hook in handlers:
+            if self._passes(subscription, event):
+                logs = dict(event.logs) if hook.shares_logs else None  # type: ignore[attr-defined]  # only hooks of events with logs share them
+                call = Call(event, hook, logs, self.ring)
+                subscription.put_marker(call)
+                calls.append((subscription, call))
+        started = time.perf_counter()
+        self.wait(lambda: all(call.done for _, call in calls) or self._given_up())
+        held = time.perf_counter() - started
+        for subscription, call in calls:
+            subscription.held_s += held
+            if not call.done:
+                call.waited_for = False
+            elif call.error is not None:
+                self._publisher.fail(subscription, event, call.error)
+            for control in call.result or ():
+                self._publisher.inbox.post(control, subscription.name)
+        if self._publisher.serves:
+            self._publisher.serve()
+
+    def call_here(
+        self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
+    ) -> None:
+        """Calls a `def` handler in this thread, after what waits in its subscriber's mailbox."""
+        if subscription.ended or not self._passes(subscription, event):
+            return
+        turn = None
+        if subscription.needs_worker:
+            turn = Turn(self.ring)
+            subscription.put_marker(turn)
+            mine = turn
+            self.wait(lambda: mine.reached or self._given_up())
+        try:
+            self._call(event, subscription, hook, logs)
+        finally:
+            if turn is not None:
+                turn.release()
+
+    def _call(
+        self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
+    ) -> None:
+        while not subscription.turn.acquire(timeout=_TICK_S):
+            if self._given_up():
+                return
+            if self._publisher.serves:
+                self._publisher.serve()
+        mark = Standing(self._publisher.run)
+        token = standing.set(mark)
+        self._acting.append(threading.get_ident())
+        started = time.perf_counter()
+        subscription.count_direct_call()
+        error: BaseException | None = None
+        try:
+            result = hook.function(event, logs) if hook.shares_logs else hook.function(event)
+            for control in controls_of(subscription, result):
+                self._publisher.post(control, subscription.name)
+        except BaseException as raised:  # noqa: BLE001  # the policy decides; it isn't lost
+            error = raised
+        finally:
+            subscription.delivered += 1
+            elapsed = time.perf_counter() - started
+            subscription.seconds += elapsed
+            subscription.held_s += elapsed
+            self._acting.pop()
+            standing.reset(token)
+            mark.active = False
+            subscription.turn.release()
+        if error is not None:
+            self._publisher.fail(subscription, event, error)
+
+    def _passes(self, subscription: Subscription[Any], event: Event) -> bool:
+        if subscription.ended:
+            return False
+        try:
+            return subscription.passes(event)
+        except Exception as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
+            self._publisher.fail(subscription, event, error)
+            return False
+
+    def _crowded(self) -> list[Subscription[Any]]:
+        return self._bus.crowded_by(self._publisher.run)
+
+    def _stop_waits(self) -> bool:
+        return self._stopping or self._publisher.inbox.holds(StopTraining)
+
+    def _given_up(self) -> bool:
+        return self._bus.closed or (
+            self._deadline is not None and time.monotonic() > self._deadline
+        )

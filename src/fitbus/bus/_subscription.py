@@ -1,0 +1,334 @@
+"""One subscriber: its types, filters, mailbox and counters."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
+
+import anyio
+import anyio.lowlevel
+
+from fitbus.bus._calls import Call, Mark, Turn
+from fitbus.bus._mailbox import Item, Mailbox
+from fitbus.bus._options import Hook, Options
+from fitbus.bus._statistics import SubscriberReport, SubscriptionStatistics
+from fitbus.errors import FitbusError
+from fitbus.events import Event, Lagged
+
+if TYPE_CHECKING:
+    from fitbus.bus._bus import Bus
+
+__all__ = ["Subscription"]
+
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+_YIELD_AFTER = 64  # events in a row, after which a busy stream lets other tasks run
+
+
+@final
+class Subscription(Generic[E_co]):
+    """What `Bus.add` and `Bus.subscribe` return: a handler's subscription, or a stream to pull from.
+
+    A stream holds events only while it is open in a `with`; events come in `seq` order within a
+    run, each once, whichever of several tasks takes it. What a full mailbox does is the `overflow`
+    policy; each loss is counted, and becomes a `Lagged` for those who subscribed to it.
+
+        async with bus.subscribe(EpochEnd) as events:
+            async for event in events:
+                ...
+
+    Attributes:
+        name: What it is called in reports and warnings.
+        kinds: The event types, subclasses included.
+        run: The run it is limited to; None for all runs of the bus.
+        options: Its options.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        kinds: Sequence[type[Event]],
+        options: Options,
+        *,
+        hooks: Mapping[type[Event], Hook] | None = None,
+        hook: Hook | None = None,
+        run: str | None = None,
+        name: str,
+        after: int | None = None,
+    ) -> None:
+        self.name = name
+        self.after = after
+        self.order = -1  # its place among all subscribers, set when it is attached
+        self.kinds = tuple(kinds)
+        self.run = run
+        self.options = options
+        self.is_stream = hook is None and hooks is None
+        self._bus = bus
+        self._hook = hook
+        self._hooks = hooks or {}
+        self._lock: Any = bus.lock
+        self._filtered = (
+            options.every > 1 or options.where is not None or options.every_s is not None
+        )
+        self._matched = 0
+        self._next_time = 0.0
+        self._blocks = options.overflow == "block"
+        self.mailbox = Mailbox(
+            name,
+            options.buffer_size,
+            options.overflow,
+            wants_lagged=any(issubclass(Lagged, kind) for kind in kinds),
+        )
+        self._armed = False  # in the ready list, or its worker is at it
+        self._changed: anyio.Event | None = None
+        self._opened = not self.is_stream
+        self.closing = False  # takes no more events, hands out those it has
+        self.ended = False
+        self.scope: anyio.CancelScope | None = None  # the worker's, while there is one
+        self.turn: Any = threading.RLock()  # one `def` call at a time, over all runs
+        self.delivered = 0
+        self.errors = 0
+        self.undelivered = 0
+        self.seconds = 0.0
+        self.held_s = 0.0
+
+    # What users call.
+
+    def cancel(self) -> None:
+        """Ends it: nothing but what is in flight is delivered any more. Idempotent, any thread."""
+        with self._lock:
+            if self.ended:
+                return
+            self.ended = self.closing = True
+            unread = len(self.mailbox)
+            markers = self.mailbox.clear()
+            for marker in markers:
+                if isinstance(marker, Call):  # was not called, and counts as published and lost
+                    self.mailbox.published += 1
+                    self.mailbox.dropped += 1
+                    unread += 1
+            self.undelivered += unread
+            self._bus.forget(self)
+            self._arm()
+        for marker in markers:
+            if isinstance(marker, Call | Turn | Mark):
+                marker.finish()
+        self._bus.wakeup.flush()
+        self._bus.ring()
+
+    def statistics(self) -> SubscriptionStatistics:
+        """Its counters at this moment; they add up. Any thread."""
+        with self._lock:
+            mailbox = self.mailbox
+            delivered = self.delivered
+            return SubscriptionStatistics(
+                name=self.name,
+                published=mailbox.published,
+                delivered=delivered,
+                dropped=mailbox.dropped,
+                queued=len(mailbox),
+                in_flight=mailbox.taken - delivered,
+                errors=self.errors,
+                seconds=self.seconds,
+                held_s=self.held_s,
+            )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self.ended
+
+    async def __aenter__(self) -> Self:
+        """Opens the stream: from here on it holds events."""
+        if not self.is_stream:
+            raise FitbusError(f"{self!r} calls a handler; a stream comes from `subscribe`")
+        if self._opened or self.ended:
+            raise FitbusError(f"{self!r} was opened before; `subscribe` again for another stream")
+        self._bus.open_stream(self)
+        self._opened = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the stream; what was not taken is lost, and counted."""
+        self.cancel()
+
+    def __aiter__(self) -> Self:
+        """The stream itself."""
+        return self
+
+    async def __anext__(self) -> E_co:
+        """The next event; waits for it. Cancelling the wait neither loses nor doubles one.
+
+        Raises:
+            FitbusError: The stream was not opened with `async with`.
+            StopAsyncIteration: The stream, its run or the bus has ended, and all was handed out.
+        """
+        if not self._opened or not self.is_stream:
+            raise FitbusError(
+                f"{self!r} is not open; write `async with bus.subscribe(...) as events:`"
+            )
+        if self.delivered % _YIELD_AFTER == _YIELD_AFTER - 1:
+            await anyio.lowlevel.checkpoint()
+        while True:
+            item = self.take()
+            if isinstance(item, Event):
+                if not isinstance(item, Lagged):
+                    self.delivered += 1
+                return item  # type: ignore[return-value]  # what was offered is of its kinds
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            if self.closing:
+                raise StopAsyncIteration
+            await self.wait_for_change()
+
+    # What the publisher, the worker and the bus call.
+
+    _failure: BaseException | None = None  # raised by a stream's own predicate
+
+    def hook_for(self, kind: type[Event]) -> Hook | None:
+        """How it is called for a type; None for a stream."""
+        return self._hook or self._hooks.get(kind)
+
+    def matches(self, kind: type[Event], run: str) -> bool:
+        """Whether it wants a type of a run."""
+        if self.closing or self.run not in (None, run):
+            return False
+        return kind in self._hooks if self._hooks else issubclass(kind, self.kinds)
+
+    @property
+    def needs_worker(self) -> bool:
+        """Whether a task calls it; else only the training thread does."""
+        hooks = [self._hook] if self._hook else [*self._hooks.values()]
+        return any(hook.is_async or not hook.wait for hook in hooks)
+
+    def offer(self, event: Event) -> None:
+        """Takes an event in, unless a filter holds it back. The lock is held."""
+        if self._filtered and not self.passes(event):
+            return
+        self.mailbox.put(event)
+        if self._blocks and self.mailbox.full:
+            self._bus.crowded = True
+        if not self._armed:
+            self._arm()
+
+    def put_marker(self, marker: Call | Turn | Mark) -> None:
+        """Puts a marker behind what waits; finishes it at once if nobody will get there."""
+        with self._lock:
+            if not self.ended:
+                self.mailbox.put_marker(marker)
+                self._arm()
+                return
+        marker.finish()
+
+    def passes(self, event: Event) -> bool:
+        """Applies the filters; raises what the predicate raises."""
+        options = self.options
+        if options.where is not None and not options.where(event):
+            return False
+        self._matched += 1
+        if self._matched % options.every:
+            return False
+        if options.every_s is not None:
+            now = time.monotonic()
+            if now < self._next_time:
+                return False
+            self._next_time = now + options.every_s
+        return True
+
+    def take(self) -> Item | None:
+        """Takes what comes next. None if nothing waits: from then on its owner will be woken."""
+        with self._lock:
+            item = self.mailbox.take()
+            if item is None:
+                self._armed = False
+            elif type(item) is Call:
+                self.mailbox.published += 1
+                self.mailbox.taken += 1
+        if self._bus.holding:
+            self._bus.ring()
+        return item
+
+    def take_event(self) -> Event | None:
+        """Takes the next event if one comes next, and leaves a marker where it is. Any thread."""
+        with self._lock:
+            event = self.mailbox.take_event()
+        if self._bus.holding:
+            self._bus.ring()
+        return event
+
+    def count_direct_call(self) -> None:
+        """Counts an event that the training thread handles without the mailbox."""
+        with self._lock:
+            self.mailbox.published += 1
+            self.mailbox.taken += 1
+
+    async def wait_for_change(self) -> None:
+        """Waits in the loop until there may be something to take, or it ends."""
+        if self.mailbox or self.ended:
+            return
+        if self._changed is None or self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def notify(self) -> None:
+        """Wakes its worker or consumer; in the loop."""
+        if self._changed is not None:
+            self._changed.set()
+
+    def close(self) -> None:
+        """Takes no more events; what it has is still handed out."""
+        with self._lock:
+            self.closing = True
+            self._bus.forget(self)
+            self._arm()
+        self._bus.wakeup.flush()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether training has to be held until it has room."""
+        return self._blocks and not self.closing and self.mailbox.full
+
+    def fail_stream(self, error: BaseException) -> None:
+        """Hands the error of a stream's predicate to its consumer."""
+        self._failure = error
+        self.close()
+
+    def report(self) -> SubscriberReport:
+        """What it got in the end."""
+        now = self.statistics()
+        undelivered = self.undelivered + now.queued + now.in_flight
+        return SubscriberReport(
+            name=self.name,
+            delivered=now.delivered,
+            dropped=now.dropped - self.undelivered,
+            undelivered=undelivered,
+            errors=now.errors,
+            seconds=now.seconds,
+            held_s=now.held_s,
+        )
+
+    def _arm(self) -> None:
+        self._armed = True
+        self._bus.wakeup.ready.append(self)
+
+    def __repr__(self) -> str:
+        """Shows its types and where it stands."""
+        kinds = ", ".join(kind.__name__ for kind in self.kinds)
+        state = "ended" if self.ended else "closing" if self.closing else "open"
+        if not self._opened:
+            state = "not opened"
+        return f"<Subscription {self.name!r} to {kinds}: {state}, {len(self.mailbox)} queued>"
+
+    def __del__(self) -> None:
+        """Warns about a stream that was opened and never closed."""
+        if self.__dict__.get("is_stream") and self._opened and not self.ended:
+            warnings.warn(f"{self!r} was not closed; use `async with`", ResourceWarning, 2)

@@ -1,0 +1,85 @@
+"""The latest events of a run, for those who come later."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, final
+
+from fitbus.events import Event, Lagged, PredictBatchEnd
+
+__all__ = ["Tail"]
+
+
+class _Gap(NamedTuple):
+    """Events of these types that are not here: nobody was subscribed, or they are too large."""
+
+    first_seq: int
+    last_seq: int
+    kinds: frozenset[type[Event]]
+
+
+@final
+class Tail:
+    """Keeps the latest events of a run, up to a number, and knows which ones it lacks.
+
+    Args:
+        size: How many entries it keeps.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._entries: deque[Event | _Gap] = deque(maxlen=size)
+        self._start = 0  # the first seq that it can speak of
+
+    def append(self, event: Event) -> None:
+        """Keeps an event."""
+        if type(event) is PredictBatchEnd:  # its outputs would hold the memory of whole batches
+            self.skip(event.seq, (PredictBatchEnd,))
+            return
+        self._make_room()
+        self._entries.append(event)
+
+    def skip(self, seq: int, kinds: Sequence[type[Event]]) -> None:
+        """Notes events, from `seq` on, that were not made since nobody was subscribed."""
+        last = seq + len(kinds) - 1
+        previous = self._entries[-1] if self._entries else None
+        if isinstance(previous, _Gap):
+            known = previous.kinds
+            if not known.issuperset(kinds):
+                known = known.union(kinds)
+            self._entries[-1] = _Gap(previous.first_seq, last, known)
+        else:
+            self._make_room()
+            self._entries.append(_Gap(seq, last, frozenset(kinds)))
+
+    def after(
+        self, seq: int, kinds: Sequence[type[Event]], subscriber: str, run: str
+    ) -> Iterator[Event]:
+        """The matching events after `seq`, a `Lagged` in the place of each loss."""
+        if seq + 1 < self._start:
+            yield Lagged(
+                run=run,
+                subscriber=subscriber,
+                count=self._start - seq - 1,
+                first_seq=seq + 1,
+                last_seq=self._start - 1,
+            )
+        for entry in tuple(self._entries):
+            if isinstance(entry, _Gap):
+                if entry.last_seq > seq and any(issubclass(k, tuple(kinds)) for k in entry.kinds):
+                    first = max(entry.first_seq, seq + 1)
+                    yield Lagged(
+                        run=run,
+                        subscriber=subscriber,
+                        count=entry.last_seq - first + 1,
+                        first_seq=first,
+                        last_seq=entry.last_seq,
+                    )
+            elif entry.seq > seq and isinstance(entry, tuple(kinds)):
+                yield entry
+
+    def _make_room(self) -> None:
+        entries = self._entries
+        if len(entries) == entries.maxlen and entries:
+            oldest = entries[0]
+            self._start = (oldest.last_seq if isinstance(oldest, _Gap) else oldest.seq) + 1

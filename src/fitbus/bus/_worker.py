@@ -1,0 +1,194 @@
+"""The task that calls one subscriber's handler, event by event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, final
+
+import anyio
+import anyio.lowlevel
+
+from fitbus._loops import run_in_daemon_thread
+from fitbus.bus._calls import Call, Mark, Turn
+from fitbus.bus._mailbox import Item
+from fitbus.control import Control
+from fitbus.errors import HandlerTimeoutError, InvalidHandlerError
+from fitbus.events import Event, Lagged
+
+if TYPE_CHECKING:
+    from fitbus.bus._bus import Bus
+    from fitbus.bus._options import Hook
+    from fitbus.bus._subscription import Subscription
+
+__all__ = ["Standing", "controls_of", "standing", "work"]
+
+# All that a handler can raise but the cancellation of its task, which is no `Exception`.
+_HANDLER_ERRORS = (Exception, KeyboardInterrupt, SystemExit)
+_YIELD_AFTER = 64  # events in a row, after which a busy worker lets other tasks run
+
+
+@final
+class Standing:
+    """Marks, for whoever is called by it, that training stands still for a handler of a run."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.active = True
+
+
+standing: ContextVar[Standing | None] = ContextVar("fitbus_standing", default=None)
+
+
+async def work(subscription: Subscription[Any], bus: Bus) -> None:
+    """Handles what comes, until the subscription ends or its host leaves.
+
+    The scope is shielded: it is the bus that ends its workers, after `TrainEnd`, not a cancelled
+    caller of `fit`.
+    """
+    with anyio.CancelScope(shield=True) as scope:
+        subscription.scope = scope
+        try:
+            await _loop(subscription, bus)
+        finally:
+            subscription.scope = None
+            if not (subscription.ended or bus.leaving(subscription)):
+                # Cancelled from outside, natively for one: nobody is left to call its handler.
+                subscription.cancel()
+            bus.worker_left(subscription)
+
+
+async def _loop(subscription: Subscription[Any], bus: Bus) -> None:
+    handled = 0
+    while not subscription.ended:
+        item = subscription.take()
+        if item is None:
+            if subscription.closing:
+                subscription.cancel()
+                return
+            if bus.leaving(subscription):
+                return
+            await subscription.wait_for_change()
+            continue
+        started = time.perf_counter()
+        if isinstance(item, Call):
+            await _answer(subscription, bus, item)
+        elif isinstance(item, Turn):
+            await item.hold()
+            continue
+        elif isinstance(item, Mark):
+            item.finish()
+            continue
+        else:
+            await _handle(subscription, bus, item)
+        subscription.seconds += time.perf_counter() - started
+        handled += 1
+        if handled % _YIELD_AFTER == 0:
+            await anyio.lowlevel.checkpoint()
+
+
+async def _answer(subscription: Subscription[Any], bus: Bus, call: Call) -> None:
+    """Calls a waiting handler, for which a thread stands still."""
+    mark = Standing(call.event.run)
+    token = standing.set(mark if call.waited_for else None)
+    try:
+        function = call.hook.function
+        argument = (call.event,) if call.logs is None else (call.event, call.logs)
+        call.result = controls_of(
+            subscription, await _within(subscription, lambda: function(*argument))
+        )
+    except _HANDLER_ERRORS as error:
+        call.error = error
+    finally:
+        mark.active = False
+        standing.reset(token)
+        subscription.delivered += 1
+        call.finish()
+    if not call.waited_for:
+        bus.answered(subscription, call.event, call.result or (), call.error)
+
+
+async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> None:
+    """Calls a concurrent handler: with one event, with a batch, or with a thread's worth of them."""
+    assert isinstance(first, Event)
+    hook = subscription.hook_for(type(first))
+    assert hook is not None
+    if not hook.is_async:
+        await run_in_daemon_thread(
+            lambda: _handle_in_thread(subscription, bus, hook, first),
+            f"fitbus handler {subscription.name}",
+        )
+        return
+    events = _batch(subscription, first)
+    try:
+        argument: Any = events if subscription.options.batched else first
+        answer = hook.function(argument)
+        result = await answer if subscription.options.timeout is None else await _within(
+            subscription, lambda: answer
+        )
+        if result is not None:
+            bus.answered(subscription, first, controls_of(subscription, result), None)
+    except _HANDLER_ERRORS as error:
+        bus.answered(subscription, first, (), error)
+    finally:
+        subscription.delivered += sum(not isinstance(event, Lagged) for event in events)
+
+
+def _handle_in_thread(
+    subscription: Subscription[Any], bus: Bus, hook: Hook, first: Event
+) -> None:
+    """Calls a `def` handler in a worker thread, as long as events are there."""
+    item: Event | None = first
+    while item is not None:
+        events = _batch(subscription, item)
+        try:
+            result = hook.function(events if subscription.options.batched else item)
+            if result is not None:
+                bus.answered(subscription, item, controls_of(subscription, result), None)
+        except BaseException as error:  # noqa: BLE001  # the policy decides; it isn't lost
+            bus.answered(subscription, item, (), error)
+        finally:
+            subscription.delivered += sum(not isinstance(event, Lagged) for event in events)
+        item = None if subscription.ended else subscription.take_event()
+
+
+def _batch(subscription: Subscription[Any], first: Event) -> list[Event]:
+    events = [first]
+    if subscription.options.batched:
+        while (event := subscription.take_event()) is not None:
+            events.append(event)
+    return events
+
+
+async def _within(subscription: Subscription[Any], call: Callable[[], Any]) -> Any:
+    """Awaits a handler's answer, within its timeout if it has one."""
+    timeout = subscription.options.timeout
+    if timeout is None:
+        return await call()
+    with anyio.CancelScope(deadline=anyio.current_time() + timeout) as scope:
+        return await call()
+    assert scope.cancelled_caught
+    raise HandlerTimeoutError(
+        f"{subscription.name} did not return within {timeout:g} s (timeout)"
+    )
+
+
+def controls_of(subscription: Subscription[Any], result: object) -> tuple[Control, ...]:
+    """What a handler returned, as controls.
+
+    Raises:
+        InvalidHandlerError: It is neither None, a control, nor a list of controls.
+    """
+    if result is None:
+        return ()
+    if isinstance(result, Control):
+        return (result,)
+    if isinstance(result, list | tuple) and all(isinstance(item, Control) for item in result):
+        return tuple(result)
+    raise InvalidHandlerError(
+        f"the result of handler {subscription.name}",
+        result,
+        "return None, a Control or a list of controls",
+    )
+
