@@ -11,6 +11,7 @@ from fitbus.bus._statistics import (
 )
 from fitbus.bus._subscription import Subscription
 from fitbus.bus._surface import Subscribable
+from fitbus.bus._worker import Standing, standing
 
 __all__ = [
     "Bus",
@@ -23,9 +24,11 @@ __all__ = [
     "Options",
     "Overflow",
     "Publisher",
+    "Standing",
     "Subscribable",
     "SubscriberReport",
     "Subscription",
     "SubscriptionStatistics",
     "handler",
+    "standing",
 ]

@@ -161,11 +161,19 @@ class Bus(Subscribable):
         errors = () if run is None else self._publishers[run].failures.notes
         return DeliveryReport(tuple(report for _, report in entries), seconds, errors)
 
-    def finish_run(self, run: str) -> None:
-        """Ends the subscriptions of a run, and forgets its publisher."""
+    def finish_run(self, run: str, *, drained: bool = True) -> None:
+        """Ends the subscriptions of a run, and forgets its publisher.
+
+        Args:
+            run: The run's id.
+            drained: Whether handlers had their time; else they still get what waits for them.
+        """
         for subscription in self.subscriptions:
             if subscription.run == run:
-                self._finish(subscription)
+                if drained:
+                    self._finish(subscription)
+                else:
+                    subscription.close()
         with self.lock:
             self._publishers.pop(run, None)
 

@@ -80,10 +80,11 @@ class Mark(Marker):
 
     def __init__(self) -> None:
         self._reached = anyio.Event()
+        self._loop = LoopHandle()
 
     def finish(self) -> None:
-        """Says so; in the loop."""
-        self._reached.set()
+        """Says so. Any thread."""
+        self._loop.call_soon(self._reached.set)
 
     async def wait(self) -> None:
         """Waits for it."""

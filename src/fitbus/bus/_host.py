@@ -61,6 +61,12 @@ class Host:
         await self._tasks.__aexit__(None, None, None)
         self._bus.exit_loop()
 
+    @property
+    def tasks(self) -> TaskGroup:
+        """Its task group, while it is entered. What is started there must shield itself."""
+        assert self._tasks is not None
+        return self._tasks
+
     def start(self, subscription: Subscription[Any]) -> None:
         """Starts the task of a handler; in the loop."""
         assert self._tasks is not None

@@ -66,14 +66,20 @@ class Mailbox:
         self.dropped = 0
         self.taken = 0
 
-    def put(self, event: Event) -> None:
-        """Takes an event in, or loses one: this or another, as the policy says. Never blocks."""
+    def put(self, event: Event) -> bool:
+        """Takes an event in, or loses one: this or another, as the policy says. Never blocks.
+
+        Returns:
+            Whether it now holds `size` events or more.
+        """
         self.published += 1
-        if self._count < self._limit:
+        count = self._count
+        if count < self._limit:
             self._queue.append(event)
-            self._count += 1
-        else:
-            self._put_into_full(event)
+            self._count = count = count + 1
+            return count >= self._size
+        self._put_into_full(event)
+        return True
 
     def put_marker(self, marker: Marker) -> None:
         """Takes in what is no event."""
@@ -102,6 +108,25 @@ class Mailbox:
         self._count -= 1
         self.taken += 1
         return item
+
+    def take_some(self, most: int) -> list[Item]:
+        """Takes out what comes first, up to a number of items; at least one if any is there."""
+        if self._lag is None and not self._kept and len(self._queue) <= most:
+            items = [*self._queue]
+            if not any(isinstance(item, Marker) for item in items):
+                self._queue.clear()
+                self.taken += self._count
+                self._count = 0
+                return items
+        taken: list[Item] = []
+        while len(taken) < most and (item := self.take()) is not None:
+            taken.append(item)
+        return taken
+
+    def give_up(self, events: int) -> None:
+        """Counts events that were taken out, and then not handled, as lost."""
+        self.taken -= events
+        self.dropped += events
 
     def take_event(self) -> Event | None:
         """Takes out what came first if it is an event, a `Lagged` included; else None."""

@@ -55,12 +55,14 @@ class Publisher:
             stands still, and `boundary` yields none.
         flush_s: Seconds by which telling the event loop may be put off while the thread goes on
             publishing. The loop must call `flush` before it turns to anything long.
+        inbox: Where controls wait; one of its own unless given.
 
     Attributes:
         run: The run's id.
         step: Stamped on the next events: completed optimizer updates.
         epoch: Stamped on the next events: the epoch, from 0.
         inbox: The controls that wait.
+        on_standstill: Called, in the training thread, again and again while that stands still.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class Publisher:
         run: str | None = None,
         apply: ApplyControl | None = None,
         flush_s: float = 0.0,
+        inbox: Inbox | None = None,
     ) -> None:
         self.run = bus.new_run_id("run") if run is None else run
         self.step = 0
         self.epoch = 0
-        self.inbox = Inbox(self._posted)
+        self.inbox = Inbox() if inbox is None else inbox
+        self.inbox.on_post = self.ring
+        self.on_standstill: Callable[[], object] = _nothing
         self.tail = Tail(bus.tail_size)
         self.failures = Failures()
         self.retired: list[tuple[int, SubscriberReport]] = []  # of subscribers that have ended
@@ -119,7 +124,7 @@ class Publisher:
         if not 0.0 <= event.time - self._flushed < self._flush_s:
             self.flush(event.time)
 
-    def skip(self, *kinds: type[Event]) -> None:
+    def skip(self, kinds: tuple[type[Event], ...]) -> None:
         """Takes the places in the order of events that nobody is subscribed to, unmade.
 
         A loop asks `wanted` first; so `seq` doesn't depend on who listens.
@@ -271,6 +276,15 @@ class Publisher:
             self.closed = True
         self.flush()
 
+    def abandon(self) -> None:
+        """The same from another thread, when the training thread is stuck: nothing is called."""
+        with self._lock:
+            self.closed = True
+        why = "too late: the run has ended"
+        for receipt in self.inbox.close(why):
+            receipt.settle(Rejected(why))
+        self.flush()
+
     # For the bus.
 
     def reroute(self) -> None:
@@ -279,9 +293,6 @@ class Publisher:
 
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""
-        self._standstill.ring()
-
-    def _posted(self) -> None:
         self._standstill.ring()
 
     def _resolve(self, kind: type[Event]) -> Route:

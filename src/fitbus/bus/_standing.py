@@ -72,6 +72,7 @@ class Standstill:
             if publisher.serves and publisher.inbox:
                 publisher.serve()
                 continue
+            publisher.on_standstill()
             self._bell.wait(_TICK_S)
 
     def wait_for_room(self) -> None:
@@ -150,11 +151,11 @@ class Standstill:
                 return
             if self._publisher.serves:
                 self._publisher.serve()
-        mark = Standing(self._publisher.run)
+        mark = Standing(self._publisher.run, in_thread=True)
         token = standing.set(mark)
         self._acting.append(threading.get_ident())
         started = time.perf_counter()
-        subscription.count_direct_call()
+        subscription.count_call()
         error: BaseException | None = None
         try:
             result = hook.function(event, logs) if hook.shares_logs else hook.function(event)

@@ -26,6 +26,7 @@ __all__ = ["Subscription"]
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 _YIELD_AFTER = 64  # events in a row, after which a busy stream lets other tasks run
+_TOGETHER = 64  # events that a worker takes at once
 
 
 @final
@@ -92,6 +93,7 @@ class Subscription(Generic[E_co]):
         self.delivered = 0
         self.errors = 0
         self.undelivered = 0
+        self.unyielded = 0  # events handled since its worker last let others run
         self.seconds = 0.0
         self.held_s = 0.0
 
@@ -103,19 +105,11 @@ class Subscription(Generic[E_co]):
             if self.ended:
                 return
             self.ended = self.closing = True
-            unread = len(self.mailbox)
+            self.undelivered += len(self.mailbox)
             markers = self.mailbox.clear()
-            for marker in markers:
-                if isinstance(marker, Call):  # was not called, and counts as published and lost
-                    self.mailbox.published += 1
-                    self.mailbox.dropped += 1
-                    unread += 1
-            self.undelivered += unread
+            self.give_up(markers)
             self._bus.forget(self)
             self._arm()
-        for marker in markers:
-            if isinstance(marker, Call | Turn | Mark):
-                marker.finish()
         self._bus.wakeup.flush()
         self._bus.ring()
 
@@ -214,8 +208,7 @@ class Subscription(Generic[E_co]):
         """Takes an event in, unless a filter holds it back. The lock is held."""
         if self._filtered and not self.passes(event):
             return
-        self.mailbox.put(event)
-        if self._blocks and self.mailbox.full:
+        if self.mailbox.put(event) and self._blocks:
             self._bus.crowded = True
         if not self._armed:
             self._arm()
@@ -250,12 +243,41 @@ class Subscription(Generic[E_co]):
             item = self.mailbox.take()
             if item is None:
                 self._armed = False
-            elif type(item) is Call:
-                self.mailbox.published += 1
-                self.mailbox.taken += 1
         if self._bus.holding:
             self._bus.ring()
         return item
+
+    def take_some(self) -> list[Item]:
+        """Takes what waits, for its worker: one lock for many events where none can be dropped
+        meanwhile, since what a worker has taken is beyond the reach of an overflow policy. Empty if
+        nothing waits: from then on the worker will be woken.
+        """
+        with self._lock:
+            items = self.mailbox.take_some(_TOGETHER if self._blocks else 1)
+            if not items:
+                self._armed = False
+        if self._bus.holding:
+            self._bus.ring()
+        return items
+
+    def give_up(self, items: Sequence[Item]) -> None:
+        """Counts what its worker took and won't handle; nobody is left waiting for a marker."""
+        with self._lock:
+            events = sum(isinstance(i, Event) and not isinstance(i, Lagged) for i in items)
+            self.mailbox.give_up(events)
+            self.undelivered += events
+        for item in items:
+            if isinstance(item, Call):
+                self._count_lost_call()
+            if isinstance(item, Call | Turn | Mark):
+                item.finish()
+
+    def _count_lost_call(self) -> None:
+        """A call that is never made counts as an event published and lost."""
+        with self._lock:
+            self.mailbox.published += 1
+            self.mailbox.dropped += 1
+            self.undelivered += 1
 
     def take_event(self) -> Event | None:
         """Takes the next event if one comes next, and leaves a marker where it is. Any thread."""
@@ -265,8 +287,8 @@ class Subscription(Generic[E_co]):
             self._bus.ring()
         return event
 
-    def count_direct_call(self) -> None:
-        """Counts an event that the training thread handles without the mailbox."""
+    def count_call(self) -> None:
+        """Counts an event that a waiting handler is called for, past the mailbox."""
         with self._lock:
             self.mailbox.published += 1
             self.mailbox.taken += 1

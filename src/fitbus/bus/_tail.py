@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, final
+from typing import final
 
 from fitbus.events import Event, Lagged, PredictBatchEnd
 
 __all__ = ["Tail"]
 
+_PREDICTED = (PredictBatchEnd,)
 
-class _Gap(NamedTuple):
+
+@final
+class _Gap:
     """Events of these types that are not here: nobody was subscribed, or they are too large."""
 
-    first_seq: int
-    last_seq: int
-    kinds: frozenset[type[Event]]
+    def __init__(self, first_seq: int, last_seq: int, kinds: tuple[type[Event], ...]) -> None:
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+        self.kinds = kinds
 
 
 @final
@@ -29,28 +33,28 @@ class Tail:
 
     def __init__(self, size: int) -> None:
         self._entries: deque[Event | _Gap] = deque(maxlen=size)
+        self._gap: _Gap | None = None  # the last entry, if that is one
         self._start = 0  # the first seq that it can speak of
 
     def append(self, event: Event) -> None:
         """Keeps an event."""
         if type(event) is PredictBatchEnd:  # its outputs would hold the memory of whole batches
-            self.skip(event.seq, (PredictBatchEnd,))
+            self.skip(event.seq, _PREDICTED)
             return
         self._make_room()
         self._entries.append(event)
+        self._gap = None
 
-    def skip(self, seq: int, kinds: Sequence[type[Event]]) -> None:
+    def skip(self, seq: int, kinds: tuple[type[Event], ...]) -> None:
         """Notes events, from `seq` on, that were not made since nobody was subscribed."""
-        last = seq + len(kinds) - 1
-        previous = self._entries[-1] if self._entries else None
-        if isinstance(previous, _Gap):
-            known = previous.kinds
-            if not known.issuperset(kinds):
-                known = known.union(kinds)
-            self._entries[-1] = _Gap(previous.first_seq, last, known)
-        else:
+        gap = self._gap
+        if gap is None:
             self._make_room()
-            self._entries.append(_Gap(seq, last, frozenset(kinds)))
+            gap = self._gap = _Gap(seq, seq, kinds)
+            self._entries.append(gap)
+        elif gap.kinds is not kinds and not set(kinds).issubset(gap.kinds):
+            gap.kinds = (*gap.kinds, *kinds)
+        gap.last_seq = seq + len(kinds) - 1
 
     def after(
         self, seq: int, kinds: Sequence[type[Event]], subscriber: str, run: str

@@ -31,10 +31,17 @@ _YIELD_AFTER = 64  # events in a row, after which a busy worker lets other tasks
 
 @final
 class Standing:
-    """Marks, for whoever is called by it, that training stands still for a handler of a run."""
+    """Marks, for whoever is called by it, that training stands still for a handler of a run.
 
-    def __init__(self, run: str) -> None:
+    Attributes:
+        run: The run's id.
+        in_thread: Whether that is a `def` handler, in the training thread itself.
+        active: Whether the handler hasn't returned yet.
+    """
+
+    def __init__(self, run: str, *, in_thread: bool = False) -> None:
         self.run = run
+        self.in_thread = in_thread
         self.active = True
 
 
@@ -60,36 +67,47 @@ async def work(subscription: Subscription[Any], bus: Bus) -> None:
 
 
 async def _loop(subscription: Subscription[Any], bus: Bus) -> None:
-    handled = 0
     while not subscription.ended:
-        item = subscription.take()
-        if item is None:
-            if subscription.closing:
-                subscription.cancel()
-                return
-            if bus.leaving(subscription):
-                return
-            await subscription.wait_for_change()
-            continue
-        started = time.perf_counter()
-        if isinstance(item, Call):
-            await _answer(subscription, bus, item)
-        elif isinstance(item, Turn):
-            await item.hold()
-            continue
-        elif isinstance(item, Mark):
-            item.finish()
-            continue
+        items = subscription.take_some()
+        if items:
+            await _handle_items(subscription, bus, items)
+        elif subscription.closing:
+            subscription.cancel()
+        elif bus.leaving(subscription):
+            return
         else:
-            await _handle(subscription, bus, item)
+            await subscription.wait_for_change()
+
+
+async def _handle_items(subscription: Subscription[Any], bus: Bus, items: list[Item]) -> None:
+    """Handles items in order; what a subscription that ends on the way leaves is counted as lost."""
+    started = time.perf_counter()
+    place = 0
+    try:
+        while place < len(items) and not subscription.ended:
+            item = items[place]
+            place += 1
+            if isinstance(item, Event):
+                await _handle(subscription, bus, item)
+            elif isinstance(item, Call):
+                await _answer(subscription, bus, item)
+            elif isinstance(item, Turn):
+                await item.hold()
+            elif isinstance(item, Mark):
+                item.finish()
+            subscription.unyielded += 1
+    finally:
         subscription.seconds += time.perf_counter() - started
-        handled += 1
-        if handled % _YIELD_AFTER == 0:
-            await anyio.lowlevel.checkpoint()
+        if place < len(items):
+            subscription.give_up(items[place:])
+    if subscription.unyielded >= _YIELD_AFTER:
+        subscription.unyielded = 0
+        await anyio.lowlevel.checkpoint()
 
 
 async def _answer(subscription: Subscription[Any], bus: Bus, call: Call) -> None:
     """Calls a waiting handler, for which a thread stands still."""
+    subscription.count_call()
     mark = Standing(call.event.run)
     token = standing.set(mark if call.waited_for else None)
     try:

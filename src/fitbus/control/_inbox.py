@@ -17,13 +17,13 @@ __all__ = ["Inbox"]
 class Inbox:
     """Controls in the order of sending, from any thread, until a boundary takes them.
 
-    Args:
+    Attributes:
         on_post: Called, in the sender's thread, after a control came in; must not raise.
     """
 
-    def __init__(self, on_post: Callable[[], object] = lambda: None) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._on_post = on_post
+        self.on_post: Callable[[], object] = _nothing
         self._open: list[Receipt] = []
         self._sent = 0
         self._closed: str | None = None
@@ -45,7 +45,7 @@ class Inbox:
             if closed is None:
                 self._open.append(receipt)
         if closed is None:
-            self._on_post()
+            self.on_post()
         else:
             receipt.settle(Rejected(closed))
         return receipt
@@ -84,3 +84,7 @@ class Inbox:
         """Shows what waits."""
         state = "closed" if self._closed else f"{len(self._open)} waiting"
         return f"<Inbox: {self._sent} sent, {state}>"
+
+
+def _nothing() -> None:
+    """Nobody is told."""

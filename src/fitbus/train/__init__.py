@@ -1,0 +1,27 @@
+"""What computes: tasks, the trainer, its runs, and the state that they train."""
+
+from fitbus.train._history import History
+from fitbus.train._metrics import Fold
+from fitbus.train._model import ModelView, OptimizerView
+from fitbus.train._run import Run, RunStatus
+from fitbus.train._runs import Runs
+from fitbus.train._state import TrainState
+from fitbus.train._task import Batch, ControlAppliers, Metrics, Supervised, Task
+from fitbus.train._trainer import Trainer
+
+__all__ = [
+    "Batch",
+    "ControlAppliers",
+    "Fold",
+    "History",
+    "Metrics",
+    "ModelView",
+    "OptimizerView",
+    "Run",
+    "RunStatus",
+    "Runs",
+    "Supervised",
+    "Task",
+    "TrainState",
+    "Trainer",
+]

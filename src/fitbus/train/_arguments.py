@@ -1,0 +1,196 @@
+"""The arguments of `fit`, checked, and the job that they make."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from typing import Any, final
+
+import jax
+
+from fitbus.errors import DataError, InvalidArgumentError
+from fitbus.train._data import check_weight, is_arrays, rows, source
+from fitbus.train._feed import Feed
+from fitbus.train._fit import FitJob
+
+__all__ = ["FitArguments", "checked_flags", "flattened", "positive", "seconds"]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class FitArguments:
+    """What `fit` was given besides data, callbacks and times."""
+
+    batch_size: int
+    epochs: int
+    verbose: int
+    validation_split: float
+    validation_data: Any
+    shuffle: bool
+    class_weight: Any
+    sample_weight: Any
+    initial_epoch: int
+    steps_per_epoch: int | None
+    validation_steps: int | None
+    validation_freq: int | Collection[int]
+    steps_per_execution: int
+
+    def __post_init__(self) -> None:
+        positive("batch_size", self.batch_size)
+        positive("epochs", self.epochs, zero=True)
+        positive("initial_epoch", self.initial_epoch, zero=True)
+        positive("steps_per_epoch", self.steps_per_epoch, none=True)
+        positive("validation_steps", self.validation_steps, none=True)
+        positive("steps_per_execution", self.steps_per_execution)
+        checked_flags(self.verbose)
+        if not isinstance(self.shuffle, bool):
+            raise InvalidArgumentError("shuffle", self.shuffle, "allowed are True, False")
+        split = self.validation_split
+        if isinstance(split, bool) or not isinstance(split, int | float) or not 0 <= split < 1:
+            raise InvalidArgumentError(
+                "validation_split", split, "give a fraction of at least 0 and below 1"
+            )
+        freq = self.validation_freq
+        if isinstance(freq, int):
+            positive("validation_freq", freq, also="a collection of epoch numbers")
+        elif isinstance(freq, str) or not (
+            isinstance(freq, Collection) and all(isinstance(number, int) for number in freq)
+        ):
+            raise InvalidArgumentError(
+                "validation_freq",
+                freq,
+                "give a whole number of at least 1, or a collection of epoch numbers",
+            )
+
+    def job(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        seed: tuple[int, ...],
+        pad: bool,
+        pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+    ) -> FitJob:
+        """Makes the job: the data are looked at here, before anything starts."""
+
+        def feed(
+            argument: str, x: Any, y: Any, weight: Any, steps: int | None, *, training: bool
+        ) -> Feed:
+            data = source(
+                x,
+                y,
+                weight,
+                self.class_weight if training else None,
+                argument=argument,
+                batch_size=self.batch_size,
+                shuffle=self.shuffle and training,
+                seed=seed,
+                pad=pad,
+                pull=pull,
+            )
+            return Feed(argument, data, steps, anew=not training)
+
+        weight, validation = self.sample_weight, self.validation_data
+        if self.validation_split and validation is None:
+            x, y, weight, validation = self._split(x, y, weight)
+        shown: Feed | None = None
+        if validation is not None:
+            parts = self._validation_parts(validation)
+            shown = feed("validation_data", *parts, self.validation_steps, training=False)
+        return FitJob(
+            feed("x", x, y, weight, self.steps_per_epoch, training=True),
+            epochs=self.epochs,
+            initial_epoch=self.initial_epoch,
+            validation=shown,
+            validation_freq=self.validation_freq,
+        )
+
+    def _validation_parts(self, validation: Any) -> tuple[Any, Any, Any]:
+        if isinstance(validation, tuple) and validation and all(map(is_arrays_or_none, validation)):
+            if len(validation) > 3:  # noqa: PLR2004
+                raise InvalidArgumentError(
+                    "validation_data",
+                    f"a tuple of {len(validation)}",
+                    "give (x, y) or (x, y, sample_weight)",
+                )
+            x, y, weight = (*validation, None, None)[:3]
+            return x, y, weight
+        return validation, None, None
+
+    def _split(self, x: Any, y: Any, weight: Any) -> tuple[Any, Any, Any, Any]:
+        if y is None and not is_arrays(x):
+            raise InvalidArgumentError(
+                "validation_split",
+                self.validation_split,
+                "it works on arrays only; give validation_data for batches",
+            )
+        count = rows(x)
+        if y is not None and rows(y, "y") != count:
+            raise DataError("y", f"it has {rows(y, 'y')} examples, and x has {count}")
+        at = math.floor(count * (1 - self.validation_split))
+        if at in (0, count):
+            raise InvalidArgumentError(
+                "validation_split",
+                self.validation_split,
+                f"of {count} examples it leaves {at} to train on and {count - at} to validate on;"
+                " both need at least one",
+            )
+        if weight is not None:
+            weight = check_weight("sample_weight", weight, count)
+
+        def part(tree: Any, picked: slice) -> Any:
+            return None if tree is None else jax.tree.map(lambda leaf: leaf[picked], tree)
+
+        head, tail = slice(0, at), slice(at, count)
+        return (
+            part(x, head),
+            part(y, head),
+            part(weight, head),
+            (part(x, tail), part(y, tail), part(weight, tail)),
+        )
+
+
+def is_arrays_or_none(value: Any) -> bool:
+    """Whether it may be a part of `(x, y, sample_weight)`."""
+    return value is None or is_arrays(value)
+
+
+def flattened(callbacks: Iterable[Any] | None) -> Iterator[Any]:
+    """The items of nested lists, in order."""
+    if callbacks is None:
+        return
+    if not isinstance(callbacks, Iterable):
+        callbacks = [callbacks]
+    for item in callbacks:
+        if isinstance(item, list | tuple):
+            yield from flattened(item)
+        elif item is not None:
+            yield item
+
+
+def positive(
+    argument: str, value: Any, *, zero: bool = False, none: bool = False, also: str = ""
+) -> None:
+    """Refuses what is no whole number of at least 1 (or 0)."""
+    if none and value is None:
+        return
+    least = 0 if zero else 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        allowed = f"give a whole number of at least {least}"
+        raise InvalidArgumentError(argument, value, f"{allowed}, or {also}" if also else allowed)
+
+
+def seconds(argument: str, value: Any, *, zero: bool = False) -> None:
+    """Refuses what is no time in seconds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        raise InvalidArgumentError(
+            argument, value, f"give seconds, a number {'of at least' if zero else 'above'} 0"
+        )
+
+
+def checked_flags(verbose: Any) -> None:
+    """Refuses a `verbose` other than 0 and 1."""
+    if verbose not in (0, 1) or isinstance(verbose, float):
+        raise InvalidArgumentError("verbose", verbose, "allowed are 0, 1")

@@ -1,0 +1,316 @@
+"""Where batches come from: arrays, iterables, async iterables, and factories of them."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, final
+
+import jax
+import numpy as np
+
+from fitbus.errors import DataError, InvalidArgumentError
+from fitbus.train._task import Batch
+
+__all__ = ["ArraySource", "HostBatch", "IterableSource", "Source", "check_weight", "is_arrays", "rows", "source"]
+
+END: Any = object()
+
+
+class HostBatch(NamedTuple):
+    """A batch, and how many of its rows are real."""
+
+    batch: Batch
+    rows: int
+
+
+class Source(abc.ABC):
+    """Batches, pass after pass.
+
+    Attributes:
+        steps: Batches in a pass; None where it can't be told.
+        restarts: Whether another pass can begin when one is used up.
+    """
+
+    steps: int | None
+    restarts: bool
+
+    @abc.abstractmethod
+    def begin(self, number: int) -> Iterator[HostBatch]:
+        """Begins a pass, from its first batch.
+
+        Args:
+            number: Counts the passes; the order of a shuffled one depends on it alone.
+        """
+
+
+@final
+class ArraySource(Source):
+    """Slices of arrays with a common first dimension, shuffled anew for each pass.
+
+    Arrays stay where they are: host arrays are sliced on the host, device arrays on the device.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        weight: np.ndarray[Any, Any] | None,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: tuple[int, ...],
+        pad: bool,
+    ) -> None:
+        self._x, self._y, self._weight = x, y, weight
+        self._count = rows(x)
+        self._size = min(batch_size, self._count)
+        self._shuffle = shuffle
+        self._seed = seed
+        self._pad = pad
+        self._ones = np.ones(self._size, np.float32)
+        self.steps = -(-self._count // self._size)
+        self.restarts = True
+
+    def begin(self, number: int) -> Iterator[HostBatch]:
+        """Begins a pass."""
+        order: np.ndarray[Any, Any] | None = None
+        if self._shuffle:
+            order = np.random.default_rng([*self._seed, number]).permutation(self._count)
+        for start in range(0, self._count, self._size):
+            yield self._batch(start, min(start + self._size, self._count), order)
+
+    def _batch(self, start: int, stop: int, order: np.ndarray[Any, Any] | None) -> HostBatch:
+        real = stop - start
+        short = real < self._size and self._pad
+        picked: Any = slice(start, stop) if order is None else order[start:stop]
+        if short:
+            picked = np.arange(start, stop) if order is None else picked
+            picked = np.concatenate([picked, np.repeat(picked[-1:], self._size - real)])
+        weight = self._ones if self._weight is None else _pick(self._weight, picked)
+        if short:
+            weight = np.array(weight)
+            weight[real:] = 0
+        elif len(weight) > real:
+            weight = weight[:real]
+        pick = lambda leaf: _pick(leaf, picked)  # noqa: E731  # for both trees
+        return HostBatch(
+            Batch(jax.tree.map(pick, self._x), jax.tree.map(pick, self._y), weight), real
+        )
+
+
+@final
+class IterableSource(Source):
+    """Batches that an iterable, or a factory of iterables, gives.
+
+    Args:
+        argument: The name of the argument, for messages.
+        data: The iterable or async iterable, or a function that returns one.
+        pull: Turns an async iterator into one of the training thread.
+        pad: Whether batches shorter than the first one are filled up.
+        class_weight: Multiplies into the sample weights.
+    """
+
+    def __init__(
+        self,
+        argument: str,
+        data: Any,
+        pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+        *,
+        pad: bool,
+        class_weight: Mapping[int, float] | None,
+    ) -> None:
+        self._argument = argument
+        self._data = data
+        self._pull = pull
+        self._pad = pad
+        self._class_weight = class_weight
+        self._size: int | None = None
+        self._ones = np.ones(0, np.float32)
+        self.steps = len(data) if isinstance(data, list) else None
+        self.restarts = not isinstance(data, Iterator | AsyncIterator)
+
+    def begin(self, number: int) -> Iterator[HostBatch]:
+        """Begins a pass."""
+        del number
+        data = self._data() if callable(self._data) else self._data
+        if isinstance(data, AsyncIterable):
+            batches = self._pull(aiter(data))
+        elif isinstance(data, Iterable):
+            batches = iter(data)
+        else:
+            raise DataError(
+                self._argument,
+                f"found {type(data).__name__}; give arrays, or an iterable, an async iterable, or"
+                " a function that returns one, of batches x, (x, y) or (x, y, sample_weight)",
+            )
+        return map(self._complete, batches)
+
+    def _complete(self, item: Any) -> HostBatch:
+        x, y, weight = _parts(self._argument, item)
+        count = rows(x, f"{self._argument} batch")
+        _same_length(f"{self._argument} batch: x", count, "y", y)
+        if self._size is None:
+            self._size = count
+        if weight is None:
+            if len(self._ones) != count:
+                self._ones = np.ones(count, np.float32)
+            weight = self._ones
+        else:
+            weight = check_weight(f"{self._argument} batch: sample_weight", weight, count)
+        if self._class_weight is not None:
+            weight = weight * weight_by_class(self._class_weight, y)
+        if count >= self._size or not self._pad:
+            return HostBatch(Batch(x, y, weight), count)
+        picked = np.minimum(np.arange(self._size), count - 1)
+        pick = lambda leaf: _pick(leaf, picked)  # noqa: E731  # for both trees
+        weight = np.concatenate([weight, np.zeros(self._size - count, np.float32)])
+        return HostBatch(Batch(jax.tree.map(pick, x), jax.tree.map(pick, y), weight), count)
+
+
+def source(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    *,
+    argument: str,
+    batch_size: int,
+    shuffle: bool,
+    seed: tuple[int, ...],
+    pad: bool,
+    pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+) -> Source:
+    """Makes a source from what `fit` was given.
+
+    Raises:
+        DataError: The data are empty, of different lengths, or nothing that can be iterated.
+        InvalidArgumentError: An argument doesn't go with the data.
+    """
+    by_class = check_class_weight(class_weight)
+    if y is None and not is_arrays(x):
+        if sample_weight is not None:
+            raise InvalidArgumentError(
+                "sample_weight", sample_weight, "batches bring their own: (x, y, sample_weight)"
+            )
+        return IterableSource(argument, x, pull, pad=pad, class_weight=by_class)
+    x, y = _as_arrays("x", x), _as_arrays("y", y)
+    count = rows(x, argument)
+    if count == 0:
+        raise DataError(argument, "it is empty; there is nothing to go through")
+    _same_length(argument, count, "y", y)
+    weight = None if sample_weight is None else check_weight("sample_weight", sample_weight, count)
+    if by_class is not None:
+        weight = weight_by_class(by_class, y) * (1 if weight is None else weight)
+    if weight is not None and not weight.any():
+        raise DataError("sample_weight", "all weights are zero; there is nothing to learn from")
+    return ArraySource(
+        x, y, weight, batch_size=batch_size, shuffle=shuffle, seed=seed, pad=pad
+    )
+
+
+def rows(tree: Any, argument: str = "x") -> int:
+    """The common first dimension of all leaves.
+
+    Raises:
+        DataError: There is none.
+    """
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        raise DataError(argument, f"found {tree!r}, which holds no array")
+    counts: set[int] = set()
+    for leaf in leaves:
+        shape = np.shape(leaf)
+        if not shape:
+            raise DataError(argument, "found a scalar; the first dimension must be the examples")
+        counts.add(shape[0])
+    if len(counts) > 1:
+        raise DataError(argument, f"its arrays have different lengths: {sorted(counts)}")
+    return counts.pop()
+
+
+def check_weight(argument: str, weight: Any, count: int) -> np.ndarray[Any, Any]:
+    """Sample weights as float32 of shape (examples,)."""
+    found = np.asarray(weight, np.float32)
+    if found.shape != (count,):
+        raise DataError(argument, f"its shape is {found.shape}; give one weight for each of {count}")
+    if not np.isfinite(found).all() or (found < 0).any():
+        raise DataError(argument, "it holds a weight that is negative, infinite or NaN")
+    return found
+
+
+def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
+    """Class weights with whole numbers as keys."""
+    if class_weight is None:
+        return None
+    try:
+        found = {int(key): float(value) for key, value in dict(class_weight).items()}
+    except (TypeError, ValueError):
+        found = {}
+    if not found or not all(np.isfinite(v) and v >= 0 for v in found.values()):
+        raise InvalidArgumentError(
+            "class_weight", class_weight, "give a dict of class indices to finite weights"
+        )
+    return found
+
+
+def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any, Any]:
+    """The weight of each example's class: labels of shape (examples,) or one-hot rows; default 1."""
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] > 1:  # noqa: PLR2004
+        labels = labels.argmax(1)
+    labels = labels.reshape(len(labels), -1)[:, 0]
+    weight = np.ones(len(labels), np.float32)
+    for label, value in class_weight.items():
+        weight[labels == label] = value
+    return weight
+
+
+def _pick(leaf: Any, picked: Any) -> Any:
+    if isinstance(picked, slice) or isinstance(leaf, jax.Array):
+        return leaf[picked]
+    return np.asarray(leaf).take(picked, 0)
+
+
+def is_arrays(x: Any) -> bool:
+    if isinstance(x, np.ndarray | jax.Array):
+        return True
+    return isinstance(x, Mapping | tuple) and all(
+        is_arrays(part) for part in (x.values() if isinstance(x, Mapping) else x)
+    )
+
+
+def _as_arrays(argument: str, tree: Any) -> Any:
+    if isinstance(tree, list):
+        tree = np.asarray(tree)
+
+    def check(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        array = np.asarray(leaf)
+        if array.dtype == object or array.dtype.kind in "USOMm":
+            raise DataError(
+                argument, f"found {type(leaf).__name__} of {array.dtype}; give arrays of numbers"
+            )
+        return array
+
+    return jax.tree.map(check, tree)
+
+
+def _same_length(argument: str, count: int, other: str, tree: Any) -> None:
+    if tree is None:
+        return
+    found = rows(tree, other)
+    if found != count:
+        raise DataError(other, f"it has {found} examples, and {argument} has {count}")
+
+
+def _parts(argument: str, item: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(item, tuple):
+        return item, None, None
+    if not 1 <= len(item) <= 3:  # noqa: PLR2004
+        raise DataError(
+            argument, f"a batch is a tuple of {len(item)}; give x, (x, y) or (x, y, sample_weight)"
+        )
+    x, y, weight = (*item, None, None)[:3]
+    return x, y, weight

@@ -1,0 +1,295 @@
+"""What drives a run: its thread, its task, and every way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+
+import anyio
+
+from fitbus._loops import run_in_daemon_thread
+from fitbus.bus import DeliveryReport
+from fitbus.errors import (
+    FitbusError,
+    InvalidArgumentError,
+    RunCancelledError,
+    RunEndedError,
+    ThreadStuckError,
+)
+from fitbus.events import TrainEnd
+from fitbus.train._context import JaxSettings
+from fitbus.train._engine import Engine
+from fitbus.train._state import TrainState, from_host, is_lost
+
+if TYPE_CHECKING:
+    from fitbus.bus._host import Host
+    from fitbus.train._run import Run, RunStatus
+    from fitbus.train._trainer import Trainer
+
+__all__ = ["Driver", "Job"]
+
+
+class Job(Protocol):
+    """What a run does."""
+
+    @property
+    def kind(self) -> str:
+        """The first part of its id."""
+        ...
+
+    def main(self, engine: Engine) -> Any:
+        """Does it, in the training thread; returns its result."""
+        ...
+
+    def end(self, engine: Engine, reason: str, detail: str) -> None:
+        """Publishes its end, on every way out."""
+        ...
+
+
+@final
+class Driver:
+    """Starts a run's thread, waits for it, cancels it, and sees to it that nothing is left.
+
+    Attributes:
+        engine: What runs in the thread; None before the start.
+        report: What subscribers got, once it has ended.
+        snapshot: The newest one that somebody took.
+        checks: Called with the names that logs will have.
+    """
+
+    def __init__(
+        self, run: Run[Any], trainer: Trainer, job: Job, *, grace_s: float, drain_s: float
+    ) -> None:
+        self._run = run
+        self._trainer = trainer
+        self._job = job
+        self._grace_s = grace_s
+        self._drain_s = drain_s
+        self._host: Host | None = None
+        self._outcome: RunStatus = "pending"
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._error_seen = False
+        self._finished = anyio.Event()
+        self._thread_scope: anyio.CancelScope | None = None
+        self._drain_scope: anyio.CancelScope | None = None
+        self._ending = False
+        self.final = False
+        self.settings = JaxSettings()
+        self.engine: Engine | None = None
+        self.report: DeliveryReport | None = None
+        self.snapshot: TrainState | None = None
+        self.checks: list[Callable[[frozenset[str]], object]] = getattr(job, "checks", [])
+
+    @property
+    def status(self) -> RunStatus:
+        """Where the run stands."""
+        if self._outcome == "running" and self.engine is not None:
+            return "finishing" if self._ending else "paused" if self.engine.paused else "running"
+        return self._outcome
+
+    @property
+    def job(self) -> Job:
+        """What it does."""
+        return self._job
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What Keras gives callbacks as `params`."""
+        return {
+            "verbose": 0,
+            "epochs": getattr(self._job, "epochs", 1),
+            "steps": getattr(self._job, "steps", None),
+        }
+
+    def attach(self, callback: Any) -> None:
+        """Attaches a callback object or a handler."""
+        attach = getattr(callback, "attach", None)
+        if isinstance(callback, type):
+            raise InvalidArgumentError(
+                "callbacks", callback, f"give an instance: {callback.__name__}()"
+            )
+        if callable(attach):
+            attach(self._run)
+        elif callable(callback):
+            self._run.add(callback)
+        else:
+            raise InvalidArgumentError(
+                "callbacks", callback, "give Callback objects, handlers, or lists of them"
+            )
+
+    def keep_error(self, error: BaseException) -> None:
+        """Keeps an error that kept it from starting, or that nobody has waited for."""
+        if not self.final:
+            self._error, self._outcome, self.final = error, "failed", True
+        self._finished.set()
+
+    # From the task that entered the run's block.
+
+    async def start(self) -> None:
+        """Starts the thread."""
+        if self._outcome != "pending":
+            raise FitbusError(f"{self._run!r} was started before; make a new one")
+        trainer = self._trainer
+        state = trainer.begin(self._run)
+        try:
+            self.settings = JaxSettings()
+            self.engine = Engine(
+                self._run.bus,
+                self._run.id,
+                trainer.steps,
+                state,
+                flight=trainer.flight,
+                flush_s=trainer.flush_s,
+                inbox=self._run.inbox,
+            )
+            self._host = await self._run.bus.hosted().__aenter__()
+        except BaseException:
+            trainer.end(state)
+            raise
+        self._outcome = "running"
+        trainer.puller.connect(self.engine, self._host.tasks)
+        self._host.tasks.start_soon(self._drive, name=f"fitbus {self._run.id}")
+
+    async def wait(self) -> Any:
+        """Waits for the end; returns the result, or raises what ended it."""
+        await self._finished.wait()
+        if self._error is not None:
+            self._error_seen = True
+            raise self._error
+        return self._result
+
+    async def leave(self, error: BaseException | None) -> None:
+        """Leaves the block: waits for the run, or cancels it because of the body's error."""
+        assert self._host is not None
+        cancelled: BaseException | None = None
+        try:
+            if error is None:
+                await self._finished.wait()
+        except BaseException as raised:  # noqa: BLE001  # raised again below
+            cancelled = raised
+        finally:
+            with anyio.CancelScope(shield=True):
+                if not self._finished.is_set():
+                    await self._cancel()
+            await self._host.__aexit__(None, None, None)
+        own = self._error
+        if error is None and cancelled is None:
+            if own is not None and not self._error_seen:
+                raise own
+            return
+        if isinstance(own, ThreadStuckError) and not isinstance(error, Exception):
+            raise own from (error or cancelled)
+        if error is not None and own not in (None, error) and not isinstance(own, RunCancelledError):
+            error.add_note(f"fitbus: the run also raised {type(own).__name__}: {own}")
+        if cancelled is not None:
+            raise cancelled
+
+    async def _cancel(self) -> None:
+        """Cancels the run, and waits until it has ended or the grace period is over."""
+        assert self.engine is not None
+        self._drain_s = min(self._drain_s, self._grace_s)
+        self.engine.publisher.cancel(self._grace_s / 2)
+        with anyio.move_on_after(self._grace_s):
+            await self._finished.wait()
+        for scope in (self._thread_scope, self._drain_scope):
+            if scope is not None:
+                scope.cancel()
+        await self._finished.wait()
+
+    # The run's own task.
+
+    async def _drive(self) -> None:
+        engine = self.engine
+        assert engine is not None
+        with anyio.CancelScope(shield=True):
+            error: BaseException | None = None
+            ended = False
+            with anyio.CancelScope() as self._thread_scope:
+                try:
+                    self._result = await run_in_daemon_thread(
+                        lambda: self._in_thread(engine),
+                        f"fitbus {self._run.id}",
+                        self._trainer.unstuck,
+                    )
+                except (Exception, KeyboardInterrupt, SystemExit) as raised:  # noqa: BLE001  # leaves from `wait`
+                    error = raised
+                ended = True
+            if ended:
+                self._trainer.end(self._state_after(engine, error))
+            else:
+                error = self._abandon(engine)
+            await self._finish(engine, error)
+        self._finished.set()
+
+    async def _finish(self, engine: Engine, error: BaseException | None) -> None:
+        bus, id = self._run.bus, self._run.id
+        engine.close_requests(RunEndedError(id, "it reached another boundary"))
+        with anyio.CancelScope() as self._drain_scope:
+            self.report = await bus.drain(id, self._drain_s)
+        if self.report is None:  # cancelled meanwhile
+            self.report = await bus.drain(id, 0)
+        bus.finish_run(id)
+        self._error = engine.publisher.failures.lead(error)
+        self._outcome, _ = self._reason(engine, self._error)
+        self.final = True
+
+    def _abandon(self, engine: Engine) -> BaseException:
+        """Leaves a thread behind that doesn't end; says what it is in."""
+        error = ThreadStuckError(engine.activity, self._grace_s)
+        self._trainer.stuck(error)
+        if self._job.kind == "fit":
+            engine.publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))
+        engine.publisher.abandon()
+        return error
+
+    def _state_after(self, engine: Engine, error: BaseException | None) -> TrainState | None:
+        """The state to go on with; None if a failed step took it along."""
+        if error is None or not is_lost(engine.state):
+            return engine.state
+        return None if self.snapshot is None else from_host(self.snapshot)
+
+    def left_state(self) -> TrainState | None:
+        """The state that an abandoned thread left."""
+        assert self.engine is not None
+        return self._state_after(self.engine, self._error)
+
+    # The training thread.
+
+    def _in_thread(self, engine: Engine) -> Any:
+        """Does the job; its end is published whatever happens."""
+        result: Any = None
+        error: BaseException | None = None
+        with self.settings.applied():
+            try:
+                result = self._job.main(engine)
+                engine.settle()
+            except BaseException as raised:  # noqa: BLE001  # raised again below
+                error = raised
+            reason, detail = self._reason(engine, error)
+            self._ending = True
+            try:
+                if error is not None:
+                    engine.pipeline = None
+                self._job.end(engine, reason, detail)
+                engine.publisher.close()
+                if error is None:
+                    engine.publisher.failures.check()
+            except BaseException as raised:  # noqa: BLE001  # raised again below
+                error = error or raised
+                if not engine.publisher.closed:
+                    engine.publisher.abandon()
+        if error is not None:
+            raise error
+        return result
+
+    def _reason(
+        self, engine: Engine, error: BaseException | None
+    ) -> tuple[Literal["completed", "stopped", "cancelled", "failed"], str]:
+        if error is None:
+            return ("stopped" if engine.stops else "completed"), ""
+        if isinstance(error, RunCancelledError):
+            return "cancelled", ""
+        if isinstance(error, ThreadStuckError) or not isinstance(error, Exception):
+            return "cancelled", repr(error)
+        return "failed", f"{type(error).__name__}: {error}"

@@ -1,0 +1,215 @@
+"""What runs in the training thread: the state, the boundary, and how controls act on both."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, final
+
+from fitbus.bus import Bus, Publisher
+from fitbus.control import (
+    Control,
+    Evaluate,
+    Inbox,
+    Pause,
+    RestoreCheckpoint,
+    Resume,
+    SaveCheckpoint,
+    StopEpoch,
+    StopTraining,
+)
+from fitbus.errors import ControlRejectedError
+from fitbus.events import RunPaused, RunResumed
+from fitbus.train._applying import apply_to_state
+from fitbus.train._pipeline import Flight
+from fitbus.train._state import TrainState
+from fitbus.train._steps import Steps
+
+__all__ = ["Engine", "Request", "Stop"]
+
+
+class Settles(Protocol):
+    """Has steps in flight."""
+
+    def settle(self) -> None:
+        """Waits for them, and publishes them."""
+        ...
+
+
+class Stop(NamedTuple):
+    """A stop that was asked for."""
+
+    reason: str
+    source: str
+    validate: bool
+
+
+@final
+class Request:
+    """Something that another thread wants done at a boundary, such as a snapshot."""
+
+    def __init__(self, work: Callable[[TrainState], Any], tell: Callable[[], object]) -> None:
+        self._work = work
+        self._tell = tell
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.done = False
+
+    def serve(self, state: TrainState) -> None:
+        """Does it, and tells who asked."""
+        try:
+            self.value = self._work(state)
+        except Exception as error:  # noqa: BLE001  # belongs to who asked
+            self.error = error
+        self.finish()
+
+    def refuse(self, error: BaseException) -> None:
+        """Says that it won't be done."""
+        self.error = error
+        self.finish()
+
+    def finish(self) -> None:
+        """Tells who asked."""
+        self.done = True
+        self._tell()
+
+
+@final
+class Engine:
+    """The state of a live run, and its boundaries. Used by the training thread only, but where said.
+
+    Attributes:
+        state: The state; during a step nobody else may look at it.
+        steps: The compiled steps.
+        publisher: The run's end of the bus.
+        updates: Completed optimizer updates that were dispatched.
+        stops: The stops that were asked for, the first one first.
+        stop_epoch: Whether the current epoch was asked to end.
+        activity: What the thread is in, for messages.
+        evaluate: Evaluates on the validation data, quietly; None without any.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        run: str,
+        steps: Steps,
+        state: TrainState,
+        *,
+        flight: Flight,
+        flush_s: float = 0.0,
+        inbox: Inbox | None = None,
+    ) -> None:
+        self.steps = steps
+        self.state = state
+        self.flight = flight
+        self.updates = int(state.step)
+        self.stops: list[Stop] = []
+        self.stop_epoch = False
+        self.stop_evaluation = False
+        self.activity = "starting"
+        self.evaluate: Callable[[], dict[str, float]] | None = None
+        self.pipeline: Settles | None = None
+        self._paused_by: str | None = None
+        self._resumed_by = ""
+        self._lock = threading.Lock()
+        self._requests: list[Request] = []
+        self._closed: BaseException | None = None
+        self.publisher = Publisher(bus, run=run, apply=self._apply, flush_s=flush_s, inbox=inbox)
+        self.publisher.step = self.updates
+        self.publisher.on_standstill = self.serve_requests
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for."""
+        return bool(self.stops)
+
+    @property
+    def paused(self) -> bool:
+        """Whether training stands still until `Resume`."""
+        return self._paused_by is not None
+
+    def boundary(self) -> None:
+        """The place between two steps where controls act and training can be held."""
+        self.publisher.boundary()
+        if self._requests:
+            self.serve_requests()
+        if self._paused_by is not None:
+            self._hold_paused()
+
+    def request(self, request: Request) -> None:
+        """Asks for something at the next boundary. Any thread."""
+        with self._lock:
+            closed = self._closed
+            if closed is None:
+                self._requests.append(request)
+        if closed is not None:
+            request.refuse(closed)
+        else:
+            self.publisher.ring()
+
+    def serve_requests(self) -> None:
+        """Does what others asked for. The training thread stands at a boundary."""
+        if not self._requests:
+            return
+        with self._lock:
+            requests, self._requests = self._requests, []
+        self.settle()
+        for request in requests:
+            request.serve(self.state)
+
+    def close_requests(self, error: BaseException) -> None:
+        """Refuses what is still asked for, and all that will be. Any thread."""
+        with self._lock:
+            self._closed = error
+            requests, self._requests = self._requests, []
+        for request in requests:
+            request.refuse(error)
+
+    def settle(self) -> None:
+        """Publishes what is in flight: what comes now comes after it."""
+        if self.pipeline is not None:
+            self.pipeline.settle()
+
+    def _hold_paused(self) -> None:
+        self.settle()
+        activity, self.activity = self.activity, "paused"
+        source = self._paused_by or ""
+        self.publisher.publish(RunPaused(source=source))
+        self.publisher.stand_still(lambda: self._paused_by is None or self.stopping)
+        if self._paused_by is not None:
+            self._paused_by = None
+        else:
+            self.publisher.publish(RunResumed(source=self._resumed_by))
+        self.activity = activity
+        self.publisher.boundary()
+
+    def _apply(self, control: Control, source: str) -> object:
+        """Applies a control at a boundary; raises `ControlRejectedError` if it can't."""
+        self.settle()
+        match control:
+            case StopTraining(reason, validate):
+                self.stops.append(Stop(reason, source, validate))
+            case StopEpoch():
+                self.stop_epoch = True
+            case Pause():
+                self._paused_by = source
+            case Resume():
+                if self._paused_by is None:
+                    raise ControlRejectedError(control, "the run isn't paused")
+                self._paused_by, self._resumed_by = None, source
+            case Evaluate():
+                if self.evaluate is None:
+                    raise ControlRejectedError(
+                        control, "there is no validation data; give fit `validation_data`"
+                    )
+                return self.evaluate()
+            case SaveCheckpoint() | RestoreCheckpoint():
+                raise ControlRejectedError(
+                    control,
+                    "checkpoints can't be kept by this version; copy the state with"
+                    " `await run.snapshot()`",
+                )
+            case _:
+                self.state = apply_to_state(self.steps.task, self.state, control)
+        return None

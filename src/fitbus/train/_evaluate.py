@@ -1,0 +1,108 @@
+"""Evaluation: inside `fit`, on its own, or quietly on a given state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, final
+
+import jax
+
+from fitbus.events import TestBatchBegin, TestBatchEnd, TestBegin, TestEnd
+from fitbus.train._data import HostBatch
+from fitbus.train._engine import Engine
+from fitbus.train._feed import Feed
+from fitbus.train._pipeline import Pipeline
+from fitbus.train._state import TrainState
+from fitbus.train._steps import Steps, zeros
+
+__all__ = ["EvaluateJob", "evaluate", "evaluate_quietly"]
+
+_KINDS = (TestBatchBegin, TestBatchEnd)
+_IN_FLIGHT = 16
+
+
+def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
+    """Evaluates the engine's state, with all events.
+
+    Args:
+        engine: The live run.
+        feed: The data.
+        alone: Whether a stop ends it; inside `fit` validation is finished first.
+
+    Returns:
+        The means over all examples.
+    """
+    publisher = engine.publisher
+    publisher.barrier(TestBegin())
+    engine.boundary()
+    first = feed.peek()
+    layout = engine.steps.eval_layout(engine.state, first.batch)
+    step = engine.steps.evaluate(engine.state, first.batch)
+    pipeline = engine.pipeline = Pipeline(publisher, layout, _KINDS, engine.flight)
+    running = zeros(layout, engine.state)
+    engine.stop_evaluation = False
+    batches = feed.epoch()
+    index = 0
+    while not engine.stop_evaluation and not (alone and engine.stopping):
+        engine.activity = "waiting for a batch to evaluate"
+        item = next(batches, None)
+        if item is None:
+            break
+        engine.activity = "in the eval step (compiling, or running)"
+
+        def compute(item: HostBatch = item) -> Any:
+            nonlocal running
+            running, vector = step(engine.state, running, item.batch)
+            return vector
+
+        if pipeline.exact:
+            pipeline.around(index, engine.updates, compute, 0)
+        else:
+            pipeline.push(index, engine.updates, compute())
+        index += 1
+        engine.boundary()
+    logs = pipeline.logs()
+    engine.pipeline = None
+    engine.activity = "in a handler of TestEnd"
+    publisher.barrier(TestEnd(logs=logs))
+    return logs
+
+
+def evaluate_quietly(steps: Steps, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, float]:
+    """Evaluates a state without an event. Any thread that may use the state."""
+    running: Any = None
+    vector: Any = None
+    for index, item in enumerate(batches):
+        step = steps.evaluate(state, item.batch)
+        if running is None:
+            running = zeros(steps.eval_layout(state, item.batch), state)
+        running, vector = step(state, running, item.batch)
+        if index % _IN_FLIGHT == _IN_FLIGHT - 1:
+            jax.block_until_ready(vector)
+    layout = steps.eval_layout(state, item.batch)
+    return layout.read(vector)[0]
+
+
+@final
+class EvaluateJob:
+    """`Trainer.evaluate`: a run of its own.
+
+    Args:
+        feed: The data.
+    """
+
+    kind = "evaluate"
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self.steps = feed.steps
+
+    def main(self, engine: Engine) -> dict[str, float]:
+        """Does it, in the training thread."""
+        engine.boundary()
+        if engine.stopping:
+            return {}
+        return evaluate(engine, self._feed, alone=True)
+
+    def end(self, engine: Engine, reason: str, detail: str) -> None:
+        """Publishes nothing more: `TestEnd` belongs to evaluations that ended well."""

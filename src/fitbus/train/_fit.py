@@ -1,0 +1,182 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, final, get_args
+
+from fitbus.events import BatchBegin, BatchEnd, EpochBegin, EpochEnd, TrainBegin, TrainEnd
+from fitbus.events._lifecycle import EndReason
+from fitbus.train._data import HostBatch
+from fitbus.train._engine import Engine
+from fitbus.train._evaluate import evaluate, evaluate_quietly
+from fitbus.train._feed import Feed
+from fitbus.train._history import History
+from fitbus.train._metrics import MetricsLayout
+from fitbus.train._pipeline import Pipeline
+from fitbus.train._steps import zeros
+
+__all__ = ["FitJob"]
+
+
+@final
+class FitJob:
+    """`Trainer.fit`: epochs of batches, validated.
+
+    Args:
+        feed: The training data.
+        epochs: The number of the last epoch, counted from 1.
+        initial_epoch: The first epoch, from 0.
+        validation: Makes a feed of the validation data; None without any.
+        validation_freq: Every how many epochs it is validated, or the numbers of the epochs.
+
+    Attributes:
+        epochs: The number of the last epoch, counted from 1.
+        history: The logs so far.
+        checks: Called with the names that logs will have, before the first step.
+    """
+
+    kind = "fit"
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        epochs: int,
+        initial_epoch: int,
+        validation: Feed | None,
+        validation_freq: int | Collection[int],
+    ) -> None:
+        self._feed = feed
+        self.epochs = epochs
+        self._initial_epoch = initial_epoch
+        self._validation = validation
+        self._validation_freq = validation_freq
+        self._layout: MetricsLayout | None = None
+        self._logs: dict[str, float] = {}
+        self.history = History()
+        self.checks: list[Callable[[frozenset[str]], object]] = []
+
+    @property
+    def steps(self) -> int | None:
+        """Batches in an epoch, where that can be told."""
+        return self._feed.steps
+
+    def main(self, engine: Engine) -> History:
+        """Does it, in the training thread."""
+        publisher = engine.publisher
+        publisher.epoch = self._initial_epoch
+        engine.activity = "in a handler of TrainBegin"
+        publisher.barrier(
+            TrainBegin(
+                epochs=self.epochs,
+                steps_per_epoch=self._feed.steps,
+                initial_epoch=self._initial_epoch,
+            )
+        )
+        engine.boundary()
+        if not engine.stopping and self._initial_epoch < self.epochs:
+            self._prepare(engine)
+        for epoch in range(self._initial_epoch, self.epochs):
+            if engine.stopping or self._feed.warn_if_exhausted():
+                break
+            self._epoch(engine, epoch)
+        return self.history
+
+    def end(self, engine: Engine, reason: str, detail: str) -> None:
+        """Publishes `TrainEnd`, and waits for its waiting handlers."""
+        if reason == "completed" and engine.stops:
+            reason = "stopped"
+        first = engine.stops[0] if engine.stops else None
+        assert reason in get_args(EndReason)
+        engine.activity = "in a handler of TrainEnd"
+        engine.publisher.barrier(
+            TrainEnd(
+                logs=self._logs,
+                reason=reason,  # type: ignore[arg-type]  # checked above
+                detail=detail or (first.reason if first else ""),
+                source=first.source if first and reason == "stopped" else "",
+            )
+        )
+
+    def _prepare(self, engine: Engine) -> None:
+        """Traces the steps, so that the names of the logs are known before the first one runs."""
+        engine.activity = "waiting for the first batch"
+        first = self._feed.peek()
+        engine.activity = "tracing the train step"
+        self._layout = engine.steps.train_layout(engine.state, first.batch)
+        names = set(self._layout.names)
+        if (validation := self._validation) is not None:
+            engine.activity = "waiting for the first batch of the validation data"
+            shown = validation.peek()
+            engine.activity = "tracing the eval step"
+            layout = engine.steps.eval_layout(engine.state, shown.batch)
+            names.update(f"val_{name}" for name in layout.names)
+
+            def quietly() -> dict[str, float]:
+                return evaluate_quietly(engine.steps, engine.state, validation.epoch())
+
+            engine.evaluate = quietly
+        for check in self.checks:
+            check(frozenset(names))
+
+    def _epoch(self, engine: Engine, epoch: int) -> None:
+        publisher = engine.publisher
+        publisher.epoch = epoch
+        engine.stop_epoch = False
+        engine.activity = "in a handler of EpochBegin"
+        publisher.barrier(EpochBegin())
+        logs = self._batches(engine)
+        wanted = all(stop.validate for stop in engine.stops)
+        if self._validation is not None and self._is_due(epoch) and logs and wanted:
+            found = evaluate(engine, self._validation, alone=False)
+            logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
+        self._logs = dict(sorted(logs.items()))
+        engine.activity = "in a handler of EpochEnd"
+        shared = publisher.barrier(EpochEnd(logs=self._logs))
+        self.history.record(epoch, shared)
+        engine.boundary()
+
+    def _batches(self, engine: Engine) -> dict[str, float]:
+        """The batches of an epoch. Returns their means."""
+        layout = self._layout
+        assert layout is not None
+        pipeline = engine.pipeline = Pipeline(
+            engine.publisher, layout, (BatchBegin, BatchEnd), engine.flight
+        )
+        running = zeros(layout, engine.state)
+        step: Any = None
+        batches = self._feed.epoch()
+        index = 0
+        while True:
+            engine.boundary()
+            if engine.stops or engine.stop_epoch:
+                break
+            engine.activity = "waiting for a batch"
+            item = next(batches, None)
+            if item is None:
+                break
+            engine.activity = "in the train step (compiling, or running)"
+            if step is None:
+                step = engine.steps.train(engine.state, item.batch)
+
+            def compute(item: HostBatch = item) -> Any:
+                nonlocal running
+                engine.state, running, vector = step(engine.state, running, item.batch)
+                engine.updates += 1
+                return vector
+
+            if pipeline.exact:
+                pipeline.around(index, engine.updates, compute, 1)
+            else:
+                vector = compute()
+                pipeline.push(index, engine.updates, vector)
+            index += 1
+        logs = pipeline.logs()
+        engine.pipeline = None
+        return logs
+
+    def _is_due(self, epoch: int) -> bool:
+        if isinstance(self._validation_freq, int):
+            return (epoch + 1) % self._validation_freq == 0
+        return epoch + 1 in self._validation_freq

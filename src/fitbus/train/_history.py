@@ -1,0 +1,33 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+__all__ = ["History"]
+
+
+@final
+class History:
+    """The logs of each epoch, as `fit` returns them.
+
+    Attributes:
+        epoch: The epochs that ended, from 0.
+        history: For each name, the values in order; what a callback added to the logs included.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: list[int] = []
+        self.history: dict[str, list[float]] = {}
+
+    def record(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Adds an epoch."""
+        self.epoch.append(epoch)
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+
+    def __repr__(self) -> str:
+        """Shows the last value of each name."""
+        last = ", ".join(f"{name}={values[-1]:.6g}" for name, values in self.history.items())
+        return f"<History of {len(self.epoch)} epochs{': ' if last else ''}{last}>"

@@ -1,0 +1,127 @@
+"""From metrics on the device to logs on the host: one stacked vector a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fitbus.errors import InvalidArgumentError
+
+__all__ = ["Fold", "MetricsLayout"]
+
+
+@final
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """A metric that isn't a mean: a value of each batch, and how to fold them into one.
+
+    Args:
+        value: What this batch contributes, a pytree.
+        init: `() ->` the empty accumulator, a pytree of arrays.
+        update: `(accumulator, value) -> accumulator`.
+        result: `(accumulator) ->` a scalar.
+    """
+
+    value: Any
+    init: Callable[[], Any]
+    update: Callable[[Any, Any], Any]
+    result: Callable[[Any], Any]
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, Any, Any]]:
+        """The value is traced, the functions are not."""
+        return (self.value,), (self.init, self.update, self.result)
+
+    @classmethod
+    def tree_unflatten(cls, functions: tuple[Any, Any, Any], values: tuple[Any]) -> Fold:
+        """Puts it together again."""
+        return cls(values[0], *functions)
+
+
+@final
+class MetricsLayout:
+    """Where each metric stands in the vector, and how its running value is kept on the device.
+
+    Running means are summed on the device, compensated (W. Kahan, "Further remarks on reducing
+    truncation errors", CACM 8, 1965), so they are the same whoever listens, don't drift over
+    millions of batches, and nothing is read from the device where nobody listens.
+
+    Args:
+        who: The function whose metrics they are, for messages.
+        metrics: Its metrics, or their shapes.
+
+    Attributes:
+        names: The names, sorted.
+    """
+
+    def __init__(self, who: str, metrics: Any) -> None:
+        if not isinstance(metrics, Mapping) or not metrics:
+            raise InvalidArgumentError(
+                f"the metrics of {who}", metrics, "return a dict of names to scalars"
+            )
+        self.names: tuple[str, ...] = tuple(sorted(metrics))
+        self._means = tuple(n for n in self.names if not isinstance(metrics[n], Fold))
+        self._folds = tuple(n for n in self.names if isinstance(metrics[n], Fold))
+        for name in self._means:
+            for part in metrics[name] if isinstance(metrics[name], tuple) else (metrics[name],):
+                if getattr(part, "shape", ()) != () or isinstance(part, str):
+                    raise InvalidArgumentError(
+                        f"the metric {name!r} of {who}",
+                        part,
+                        "return a scalar, a pair (value, weight), or a Fold",
+                    )
+        floats = [
+            part.dtype
+            for part in jax.tree.leaves([metrics[n] for n in self._means])
+            if hasattr(part, "dtype") and jnp.issubdtype(part.dtype, jnp.floating)
+        ]
+        self.dtype = jnp.result_type(jnp.float32, *floats)
+        self._init = {name: metrics[name].init for name in self._folds}
+
+    def zeros(self) -> Any:
+        """The running values of no batch, on the host."""
+        means = np.zeros((4, len(self._means)), self.dtype)
+        return means, {name: jax.tree.map(np.asarray, self._init[name]()) for name in self._folds}
+
+    def accumulate(self, running: Any, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Folds a batch's metrics in; traced. Returns the running values, and the vector."""
+        means, kept = running
+        pairs = [m if isinstance(m, tuple) else (m, 1.0) for m in (metrics[n] for n in self._means)]
+        now: dict[str, Any] = {}
+        so_far: dict[str, Any] = {}
+        if pairs:
+            value = jnp.stack([jnp.asarray(v, self.dtype) for v, _ in pairs])
+            weight = jnp.stack([jnp.asarray(w, self.dtype) for _, w in pairs])
+            total, total_error = _add(means[0], means[1], jnp.where(weight == 0, 0, value * weight))
+            count, count_error = _add(means[2], means[3], weight)
+            means = jnp.stack([total, total_error, count, count_error])
+            mean = total / jnp.where(count == 0, 1, count)
+            for place, name in enumerate(self._means):
+                now[name], so_far[name] = value[place], mean[place]
+        kept = dict(kept)
+        for name in self._folds:
+            fold = metrics[name]
+            kept[name] = fold.update(kept[name], fold.value)
+            so_far[name] = fold.result(kept[name])
+            now[name] = fold.result(fold.update(fold.init(), fold.value))
+        vector = [values[name] for values in (so_far, now) for name in self.names]
+        return (means, kept), jnp.stack([jnp.asarray(v, self.dtype) for v in vector])
+
+    def read(self, vector: Any) -> tuple[dict[str, float], dict[str, float]]:
+        """The running values and the batch's own, as plain dicts. Waits for the device."""
+        values: list[float] = np.asarray(vector).tolist()
+        names = self.names
+        return dict(zip(names, values, strict=False)), dict(
+            zip(names, values[len(names) :], strict=True)
+        )
+
+
+def _add(total: Any, error: Any, value: Any) -> tuple[Any, Any]:
+    corrected = value - error
+    new = total + corrected
+    return new, (new - total) - corrected

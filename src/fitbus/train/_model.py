@@ -1,0 +1,256 @@
+"""The Keras-shaped view of a run that callbacks have as `self.model`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import jax
+import numpy as np
+
+from fitbus.bus import standing
+from fitbus.control import Control, SetLearningRate, StopTraining, UpdateState
+from fitbus.errors import InvalidArgumentError, WrongThreadError
+from fitbus.train._applying import hyperparameters
+from fitbus.train._arguments import flattened
+from fitbus.train._nested import Nested
+from fitbus.train._state import TrainState, copied
+
+if TYPE_CHECKING:
+    from fitbus.train._engine import Engine
+    from fitbus.train._run import Run
+    from fitbus.train._trainer import Trainer
+
+__all__ = ["ModelView", "OptimizerView"]
+
+
+@final
+class ModelView:
+    """What a callback's `def` hooks may do with the run that waits for them, in Keras' words.
+
+    What they write acts at once, and is seen by the next hook. Everywhere else its state and its
+    computations raise `WrongThreadError`: use `await run.snapshot()`, `run.predict` and
+    `run.evaluate` there.
+    """
+
+    def __init__(self, trainer: Trainer, run: Run[Any], source: str) -> None:
+        self._trainer = trainer
+        self._run = run
+        self._source = source
+
+    # What may be asked anywhere.
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether a stop was asked for. Setting True sends `StopTraining`; False is refused."""
+        return self._run.stopping
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        if stop:
+            self._post(StopTraining(f"stop_training was set by {self._source}"))
+        elif self.stop_training:
+            raise InvalidArgumentError(
+                "stop_training", stop, "a stop that was asked for isn't taken back"
+            )
+
+    # What belongs to waiting `def` hooks.
+
+    @property
+    def optimizer(self) -> OptimizerView:
+        """The optimizer's hyperparameters."""
+        return OptimizerView(self)
+
+    @property
+    def stop_evaluating(self) -> bool:
+        """Whether the evaluation ends after this batch."""
+        return self.engine("stop_evaluating").stop_evaluation
+
+    @stop_evaluating.setter
+    def stop_evaluating(self, stop: bool) -> None:
+        self.engine("stop_evaluating").stop_evaluation = bool(stop)
+
+    @property
+    def stop_predicting(self) -> bool:
+        """Whether the prediction ends after this batch."""
+        return self.engine("stop_predicting").stop_evaluation
+
+    @stop_predicting.setter
+    def stop_predicting(self, stop: bool) -> None:
+        self.engine("stop_predicting").stop_evaluation = bool(stop)
+
+    @property
+    def state(self) -> TrainState:
+        """The state on the device; valid until the hook returns."""
+        return self.engine("state").state
+
+    def get_weights(self) -> list[np.ndarray[Any, Any]]:
+        """Copies of all parameters, NumPy arrays in the order of the pytree's leaves."""
+        params = self.engine("get_weights").state.params
+        return [np.array(leaf, copy=True) for leaf in jax.tree.leaves(params)]
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Replaces all parameters; the optimizer's state stays as it is.
+
+        Args:
+            weights: Arrays of the shapes, and in the order, of `get_weights()`.
+
+        Raises:
+            InvalidArgumentError: Their number or a shape is another.
+        """
+        leaves, tree = jax.tree.flatten(self.engine("set_weights").state.params)
+        arrays = [np.asarray(weight) for weight in weights]
+        if [array.shape for array in arrays] != [leaf.shape for leaf in leaves]:
+            raise InvalidArgumentError(
+                "weights",
+                [array.shape for array in arrays],
+                f"give arrays of the shapes {[leaf.shape for leaf in leaves]}",
+            )
+        new = [array.astype(leaf.dtype) for array, leaf in zip(arrays, leaves, strict=True)]
+        params = jax.tree.unflatten(tree, new)
+        self._post_now(UpdateState(lambda state: dataclasses.replace(state, params=params)))
+
+    def save_weights(self, filepath: str | Path) -> None:
+        """Writes the parameters to a file, as NumPy's npz, under the paths of their leaves."""
+        params = self.engine("save_weights").state.params
+        named = {
+            jax.tree_util.keystr(path): np.asarray(leaf)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        }
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            np.savez(file, **named)
+
+    def load_weights(self, filepath: str | Path) -> None:
+        """Reads parameters that `save_weights` wrote.
+
+        Raises:
+            InvalidArgumentError: The file's names aren't those of the parameters.
+        """
+        params = self.engine("load_weights").state.params
+        names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+        with np.load(filepath) as file:
+            if sorted(file.files) != sorted(names):
+                raise InvalidArgumentError(
+                    "filepath", str(filepath), f"its arrays are {file.files}; expected {names}"
+                )
+            self.set_weights([file[name] for name in names])
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int = 32,
+        verbose: int | str = 0,
+        steps: int | None = None,
+        callbacks: Iterable[Any] | None = None,
+    ) -> Any:
+        """Predicts with the state as it is; publishes nothing, unless given callbacks."""
+        del verbose
+        return self._nested(Nested.predict(self._trainer, x, batch_size, steps), callbacks)
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int = 32,
+        verbose: int | str = 0,
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Iterable[Any] | None = None,
+        *,
+        return_dict: bool = False,
+    ) -> Any:
+        """Evaluates the state as it is; publishes nothing, unless given callbacks.
+
+        Returns:
+            As in Keras: the loss, or a list of the loss and the metrics; with `return_dict` a dict.
+        """
+        del verbose
+        nested = Nested.evaluate(self._trainer, x, y, batch_size, sample_weight, steps)
+        logs: dict[str, float] = self._nested(nested, callbacks)
+        if return_dict:
+            return logs
+        values = [logs["loss"], *(logs[name] for name in logs if name != "loss")]
+        return values[0] if len(values) == 1 else values
+
+    # Inside.
+
+    def engine(self, what: str) -> Engine:
+        """The engine, for a waiting `def` hook of the run."""
+        mark = standing.get()
+        engine = self._run.engine
+        inside = mark is not None and mark.active and mark.in_thread and mark.run == self._run.id
+        if engine is None or not inside:
+            raise WrongThreadError(
+                f"model.{what} belongs to waiting `def` hooks; elsewhere use `await run.snapshot()`,"
+                " `run.predict`, `run.evaluate`, and controls to change things"
+            )
+        return engine
+
+    def set_learning_rate(self, value: Any) -> None:
+        """Sets the optimizer's learning rate, now."""
+        self._post_now(SetLearningRate(value))
+
+    def _nested(self, nested: Nested, callbacks: Iterable[Any] | None) -> Any:
+        attached = list(flattened(callbacks))
+        state = self.engine("predict").state
+        try:
+            return nested.prepared(copied(state) if attached else state, attached)()
+        finally:
+            nested.close()
+
+    def _post_now(self, control: Control) -> None:
+        receipt = self._post(control)
+        if receipt.outcome is not None:  # open only in a hook of a notice: acts at the boundary
+            receipt.result()
+
+    def _post(self, control: Control) -> Any:
+        return self._run.post(control, self._source)
+
+    def __repr__(self) -> str:
+        """Shows the run."""
+        return f"<ModelView of {self._run!r}>"
+
+
+@final
+class OptimizerView:
+    """The optimizer of a `ModelView`."""
+
+    def __init__(self, model: ModelView) -> None:
+        self._model = model
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate in the optimizer's state. Setting it acts at once.
+
+        Raises:
+            AttributeError: The optimizer keeps none in its state.
+        """
+        known = hyperparameters(self._model.engine("optimizer").state.opt_state)
+        if "learning_rate" not in known:
+            raise AttributeError(
+                "learning_rate: the optimizer keeps none in its state; give Supervised the factory,"
+                " `optimizer=optax.adam, learning_rate=1e-3`"
+            )
+        return float(known["learning_rate"])
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._model.set_learning_rate(value)
+
+    @property
+    def lr(self) -> float:
+        """The old name of `learning_rate`."""
+        return self.learning_rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.learning_rate = value
+
+    @property
+    def iterations(self) -> int:
+        """Completed optimizer updates."""
+        return int(self._model.engine("optimizer").state.step)

@@ -1,0 +1,111 @@
+"""Evaluation and prediction beside a run, on a given state."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Self, final
+
+from fitbus.errors import DataError
+from fitbus.train._arguments import positive
+from fitbus.train._data import source
+from fitbus.train._engine import Engine
+from fitbus.train._evaluate import EvaluateJob, evaluate_quietly
+from fitbus.train._feed import Feed
+from fitbus.train._pipeline import Flight
+from fitbus.train._predict import PredictJob, predict_quietly
+from fitbus.train._state import TrainState
+
+if TYPE_CHECKING:
+    from fitbus.train._trainer import Trainer
+
+__all__ = ["Nested"]
+
+
+@final
+class Nested:
+    """An evaluation or a prediction that doesn't disturb the run beside which it is made.
+
+    It publishes nothing unless given callbacks; then it is a run of its own.
+    """
+
+    def __init__(self, trainer: Trainer, feed: Feed, job: EvaluateJob | PredictJob) -> None:
+        self._trainer = trainer
+        self._feed = feed
+        self._job = job
+        self._id: str | None = None
+
+    @classmethod
+    def evaluate(
+        cls,
+        trainer: Trainer,
+        x: Any,
+        y: Any,
+        batch_size: int,
+        sample_weight: Any,
+        steps: int | None,
+    ) -> Self:
+        """An evaluation."""
+        feed = _feed(trainer, x, y, batch_size, sample_weight, steps)
+        return cls(trainer, feed, EvaluateJob(feed))
+
+    @classmethod
+    def predict(cls, trainer: Trainer, x: Any, batch_size: int, steps: int | None) -> Self:
+        """A prediction."""
+        feed = _feed(trainer, x, None, batch_size, None, steps)
+        return cls(trainer, feed, PredictJob(feed))
+
+    def prepared(self, state: TrainState, callbacks: Iterable[Any]) -> Callable[[], Any]:
+        """What does it, in any thread that may use the state."""
+        trainer, job = self._trainer, self._job
+        attached = list(callbacks)
+        if not attached:
+            if isinstance(job, EvaluateJob):
+                return lambda: evaluate_quietly(trainer.steps, state, self._feed.epoch())
+            return lambda: predict_quietly(trainer.steps, state, self._feed.epoch())
+        from fitbus.train._run import Run  # a run may hold nested ones, and they are runs
+
+        self._id = trainer.bus.new_run_id(job.kind)
+        run: Run[Any] = Run(trainer, job, self._id, grace_s=1.0, drain_s=1.0)
+        for callback in attached:
+            run.attach(callback)
+
+        def main() -> Any:
+            engine = Engine(
+                trainer.bus, run.id, trainer.steps, state, flight=Flight("auto", trainer.flush_s)
+            )
+            run.adopt(engine)
+            try:
+                return job.main(engine)
+            finally:
+                engine.publisher.close()
+
+        return main
+
+    def close(self) -> None:
+        """Ends its run, if it has one; handlers still get what waits for them. Any thread."""
+        if self._id is not None:
+            self._trainer.bus.finish_run(self._id, drained=False)
+
+
+def _feed(
+    trainer: Trainer, x: Any, y: Any, batch_size: int, sample_weight: Any, steps: int | None
+) -> Feed:
+    positive("batch_size", batch_size)
+    positive("steps", steps, none=True)
+    data = source(
+        x,
+        y,
+        sample_weight,
+        None,
+        argument="x",
+        batch_size=batch_size,
+        shuffle=False,
+        seed=(),
+        pad=trainer.steps.pad,
+        pull=_no_async,
+    )
+    return Feed("x", data, steps, anew=True)
+
+
+def _no_async(items: AsyncIterator[Any]) -> Iterator[Any]:
+    raise DataError("x", f"found {type(items).__name__}; beside a live run, give arrays or a list")

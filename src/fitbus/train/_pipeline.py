@@ -1,0 +1,153 @@
+"""The steps in flight: published when their values are there, bounded by time."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, final
+
+import jax
+
+from fitbus.bus import Publisher
+from fitbus.events import BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd
+from fitbus.train._metrics import MetricsLayout
+
+__all__ = ["Flight", "Pipeline"]
+
+_LEAST, _MOST = 2, 64
+_MEASURE_S = 0.01
+
+
+@final
+class Flight:
+    """How many steps may be in flight: as many as take `flush_s`, or a fixed number."""
+
+    def __init__(self, max_in_flight: int | Literal["auto"], flush_s: float) -> None:
+        self._auto = max_in_flight == "auto"
+        self._flush_s = flush_s
+        self.limit = _LEAST if max_in_flight == "auto" else max_in_flight
+        self.step_s = 0.0
+        self._since = 0.0
+        self._done = 0
+
+    def begin(self) -> None:
+        """Starts measuring; what lies between epochs doesn't count."""
+        self._since = time.perf_counter()
+        self._done = 0
+
+    def landed(self) -> None:
+        """Counts a step that is done."""
+        self._done += 1
+        elapsed = time.perf_counter() - self._since
+        if elapsed >= _MEASURE_S:
+            self.step_s = elapsed / self._done
+            if self._auto:
+                self.limit = max(_LEAST, min(_MOST, round(self._flush_s / self.step_s)))
+            self.begin()
+
+
+@final
+class Pipeline:
+    """The batches of one epoch, or of one evaluation, in order.
+
+    A step's vector of values is read when the device says that it is there; the thread waits only
+    for the oldest, and only when too many are out. Where nobody listens, nothing is read at all.
+
+    Args:
+        publisher: Where the events go.
+        layout: How to read a vector.
+        kinds: The types that begin and end a batch.
+        flight: How many steps may be in flight.
+        read: Turns a vector into logs; another one for tests.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        layout: MetricsLayout,
+        kinds: tuple[type[BatchBegin], type[BatchEnd]]
+        | tuple[type[TestBatchBegin], type[TestBatchEnd]],
+        flight: Flight,
+    ) -> None:
+        self._publisher = publisher
+        self._layout = layout
+        self._kinds = kinds
+        self._begin, self._end = kinds
+        self._skip_begin = (self._begin,)
+        self._skip_end = (self._end,)
+        self._flight = flight
+        self._out: deque[tuple[int, int, Any]] = deque()
+        self._last: Any = None
+        flight.begin()
+
+    @property
+    def exact(self) -> bool:
+        """Whether training waits for a handler of each batch: then nothing runs ahead."""
+        return self._publisher.waits(self._begin) or self._publisher.waits(self._end)
+
+    def push(self, batch: int, step: int, vector: Any) -> None:
+        """Takes a dispatched step; publishes what has landed meanwhile.
+
+        Args:
+            batch: Its index.
+            step: Completed optimizer updates after it.
+            vector: Its values, on the device.
+        """
+        out = self._out
+        out.append((batch, step, vector))
+        while out and out[0][2].is_ready():
+            self._land()
+        if len(out) > self._flight.limit:
+            self._publisher.flush()
+            jax.block_until_ready(out[0][2])
+            self._land()
+
+    def settle(self) -> None:
+        """Waits until all that was dispatched has landed, and publishes it."""
+        if self._out:
+            self._publisher.flush()
+            jax.block_until_ready(self._out[-1][2])
+            while self._out:
+                self._land()
+
+    def around(self, batch: int, step: int, compute: Callable[[], Any], updates: int) -> None:
+        """One batch while training waits for handlers: begin, compute, end.
+
+        Args:
+            batch: Its index.
+            step: Completed optimizer updates before it.
+            compute: Dispatches the step; returns its vector.
+            updates: 1 for a training step, 0 for one of an evaluation.
+        """
+        self.settle()
+        publisher = self._publisher
+        publisher.step = step
+        publisher.barrier(self._begin(batch=batch))
+        vector = compute()
+        publisher.step = step + updates
+        logs, own = self._layout.read(vector)
+        self._last = vector
+        publisher.barrier(self._end(batch=batch, logs=logs, batch_logs=own))
+
+    def logs(self) -> dict[str, float]:
+        """The running values after the last batch; empty if there was none."""
+        self.settle()
+        return {} if self._last is None else self._layout.read(self._last)[0]
+
+    def _land(self) -> None:
+        batch, step, vector = self._out.popleft()
+        publisher = self._publisher
+        self._last = vector
+        self._flight.landed()
+        if publisher.wanted(self._begin):
+            publisher.step = step - 1 if self._begin is BatchBegin else step
+            publisher.publish(self._begin(batch=batch))
+        else:
+            publisher.skip(self._skip_begin)
+        publisher.step = step
+        if publisher.wanted(self._end):
+            logs, own = self._layout.read(vector)
+            publisher.publish(self._end(batch=batch, logs=logs, batch_logs=own))
+        else:
+            publisher.skip(self._skip_end)

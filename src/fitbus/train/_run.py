@@ -1,0 +1,332 @@
+"""The live handle of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, final
+
+import anyio
+
+from fitbus._loops import LoopHandle, run_in_daemon_thread
+from fitbus.bus import (
+    Bus,
+    BusStatistics,
+    DeliveryReport,
+    Hook,
+    Options,
+    Subscribable,
+    Subscription,
+    standing,
+)
+from fitbus.control import Applied, Control, Inbox, Receipt
+from fitbus.errors import RunEndedError, WouldDeadlockError, WrongThreadError
+from fitbus.events import Event
+from fitbus.train._arguments import flattened
+from fitbus.train._driver import Driver
+from fitbus.train._engine import Request
+from fitbus.train._model import ModelView
+from fitbus.train._nested import Nested
+from fitbus.train._state import TrainState, copied, on_host
+
+if TYPE_CHECKING:
+    from fitbus.train._driver import Job
+    from fitbus.train._engine import Engine
+    from fitbus.train._trainer import Trainer
+
+__all__ = ["Run", "RunStatus"]
+
+RunStatus: TypeAlias = Literal[
+    "pending", "running", "paused", "finishing", "completed", "stopped", "cancelled", "failed"
+]
+ResultT = TypeVar("ResultT")
+
+
+@final
+class Run(Subscribable, Generic[ResultT]):
+    """A run: watch it, steer it, wait for it. Made by `trainer.run`.
+
+    It is pending until its block is entered: handlers, streams and controls can be attached before,
+    and miss nothing. Leaving the block normally waits for the run and drains its subscribers;
+    leaving it by an exception cancels the run, and that exception leads.
+
+        async with trainer.run(x, y, epochs=5) as run:
+            await run.send(SetLearningRate(1e-4))
+            history = await run.wait()
+
+    Attributes:
+        id: Its id, in the envelope of each of its events.
+        bus: The bus that carries them.
+    """
+
+    def __init__(
+        self, trainer: Trainer, job: Job, id: str, *, grace_s: float, drain_s: float
+    ) -> None:
+        self.id = id
+        self.bus: Bus = trainer.bus
+        self.inbox = Inbox()
+        self._trainer = trainer
+        self._driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
+
+    # Its life.
+
+    @property
+    def status(self) -> RunStatus:
+        """Where it stands; the last four of `RunStatus` are final."""
+        return self._driver.status
+
+    @property
+    def report(self) -> DeliveryReport | None:
+        """What each subscriber got; None until the run has ended."""
+        return self._driver.report
+
+    def statistics(self) -> BusStatistics:
+        """The bus' counters, and the steps in flight, at this moment. Any thread."""
+        return self.bus.statistics()
+
+    @property
+    def steps_in_flight(self) -> int:
+        """How many steps may be in flight at present: so late a control can act, at the most."""
+        return self._trainer.flight.limit
+
+    async def __aenter__(self) -> Self:
+        """Starts it.
+
+        Raises:
+            TrainerBusyError: Another run of the trainer is live.
+            ThreadStuckError: A cancelled run's thread hasn't ended yet.
+        """
+        await self._driver.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Waits for it, or cancels it."""
+        await self._driver.leave(error)
+
+    async def wait(self) -> ResultT:
+        """Waits until it has ended and its subscribers are drained.
+
+        Returns:
+            The `History` of a fit, the logs of an evaluation, the outputs of a prediction.
+
+        Raises:
+            BaseException: The error that ended it, as itself; the others are in its notes.
+            WouldDeadlockError: Called by a waiting handler of the run.
+        """
+        self.check_not_standing("wait")
+        result: ResultT = await self._driver.wait()
+        return result
+
+    # Control.
+
+    def post(self, control: Control, source: str = "") -> Receipt:
+        """Sends a control, from any thread; never blocks. After the end: rejected, "too late".
+
+        Args:
+            control: The control.
+            source: Who sends it, for `ControlApplied.source`.
+        """
+        engine = self._driver.engine
+        if engine is None:
+            return self.inbox.post(control, source)
+        return engine.publisher.post(control, source)
+
+    async def send(
+        self,
+        control: Control,
+        timeout: float | None = None,  # noqa: ASYNC109  # it is the contract's name
+        *,
+        source: str = "",
+    ) -> Applied:
+        """Sends a control, and waits until it acted.
+
+        Args:
+            control: The control.
+            timeout: Seconds; None waits as long as it takes.
+            source: Who sends it.
+
+        Raises:
+            ControlRejectedError: It was rejected or superseded; says why, and what to do.
+            TimeoutError: Not acknowledged in time; it may still be applied.
+            WouldDeadlockError: Called, through the loop, by a `def` handler in the training thread.
+        """
+        mark = standing.get()
+        if mark is not None and mark.active and mark.in_thread and mark.run == self.id:
+            raise WouldDeadlockError(
+                "run.send inside a `def` handler waits for the thread that it blocks; use run.post"
+            )
+        return await self.post(control, source).wait(timeout)
+
+    # The state.
+
+    @property
+    def state(self) -> TrainState:
+        """The state on the device, for a waiting handler: valid until it returns.
+
+        Raises:
+            WrongThreadError: Asked for elsewhere, where it may be donated at any moment.
+        """
+        mark = standing.get()
+        engine = self._driver.engine
+        if engine is None or mark is None or not mark.active or mark.run != self.id:
+            raise WrongThreadError(
+                "run.state is there for waiting handlers of the run only; elsewhere use"
+                " `await run.snapshot()`, and `trainer.state` after the run"
+            )
+        return engine.state
+
+    async def snapshot(self) -> TrainState:
+        """A copy of the state at a step boundary: NumPy arrays; random keys as their data."""
+        state: TrainState = await self._at_boundary(on_host)
+        self._driver.snapshot = state
+        return state
+
+    async def predict(
+        self,
+        x: Any,
+        *,
+        batch_size: int = 32,
+        steps: int | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> Any:
+        """Predicts with the state of a boundary, in a thread, while training goes on.
+
+        Publishes nothing, unless given callbacks: then as a run of its own on the same bus.
+        """
+        nested = Nested.predict(self._trainer, x, batch_size, steps)
+        return await self._in_thread(nested, callbacks)
+
+    async def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        batch_size: int = 32,
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Sequence[Any] = (),
+    ) -> dict[str, float]:
+        """Evaluates the state of a boundary, in a thread, while training goes on.
+
+        Publishes nothing, unless given callbacks: then as a run of its own on the same bus.
+        """
+        nested = Nested.evaluate(self._trainer, x, y, batch_size, sample_weight, steps)
+        logs: dict[str, float] = await self._in_thread(nested, callbacks)
+        return logs
+
+    def left_state(self) -> TrainState | None:
+        """The state that an abandoned thread left, once it has ended. For the trainer."""
+        return self._driver.left_state()
+
+    async def _in_thread(self, nested: Nested, callbacks: Sequence[Any]) -> Any:
+        state = await self._at_boundary(copied)
+        settings = self._driver.settings
+        work = nested.prepared(state, flattened(callbacks))
+
+        def main() -> Any:
+            with settings.applied():
+                return work()
+
+        try:
+            return await run_in_daemon_thread(main, f"fitbus {self.id}, nested")
+        finally:
+            nested.close()
+
+    async def _at_boundary(self, work: Callable[[TrainState], Any]) -> Any:
+        engine = self._driver.engine
+        if engine is None or self._driver.final:
+            return work(self._trainer.state)
+        mark = standing.get()
+        if mark is not None and mark.active and mark.in_thread and mark.run == self.id:
+            return work(engine.state)  # its thread stands in the `def` handler that asks
+        done = anyio.Event()
+        loop = LoopHandle()
+        request = Request(work, lambda: loop.call_soon(done.set))
+        engine.request(request)
+        await done.wait()
+        if isinstance(request.error, RunEndedError):
+            return work(self._trainer.last_state())
+        if request.error is not None:
+            raise request.error
+        return request.value
+
+    # Subscribing: see `Subscribable`.
+
+    def attach_subscription(
+        self,
+        kinds: Sequence[type[Event]],
+        options: Options,
+        *,
+        name: str,
+        hook: Hook | None = None,
+        hooks: dict[type[Event], Hook] | None = None,
+    ) -> Subscription[Any]:
+        """Attaches a handler to this run's events."""
+        self._check_alive()
+        return self.bus.attach_subscription(
+            kinds, options, name=name, hook=hook, hooks=hooks, run=self.id
+        )
+
+    def make_stream(
+        self, kinds: Sequence[type[Event]], options: Options, *, after: int | None
+    ) -> Subscription[Any]:
+        """Makes a stream of this run's events."""
+        self._check_alive()
+        return self.bus.make_stream(kinds, options, after=after, run=self.id)
+
+    def ended_id(self) -> str | None:
+        """The run's id."""
+        return self.id
+
+    def attach(self, callback: Any) -> None:
+        """Attaches one item of `callbacks=[...]`: a callback object or a handler."""
+        self._driver.attach(callback)
+
+    def model(self, source: str) -> ModelView:
+        """The Keras-shaped view that a callback has as `self.model`.
+
+        Args:
+            source: The name under which its writes count as sent.
+        """
+        return ModelView(self._trainer, self, source)
+
+    @property
+    def engine(self) -> Engine | None:
+        """What runs in the training thread; None before the start. For `ModelView`."""
+        return self._driver.engine
+
+    def adopt(self, engine: Engine) -> None:
+        """Becomes the handle of a nested run that another thread drives."""
+        self._driver.engine = engine
+
+    def keep_error(self, error: BaseException) -> None:
+        """Keeps an error for `wait`; for `Runs`, where nobody may be waiting yet."""
+        self._driver.keep_error(error)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for and has acted."""
+        engine = self._driver.engine
+        return engine is not None and engine.stopping
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What Keras gives callbacks as `params`: verbose, epochs and steps."""
+        return self._driver.params
+
+    def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
+        """Lets a callback look at the names that logs will have, before the first step."""
+        self._driver.checks.append(check)
+
+    def _check_alive(self) -> None:
+        if self._driver.final:
+            raise RunEndedError(self.id, "it could be subscribed to")
+
+    def __repr__(self) -> str:
+        """Shows where it stands."""
+        return f"<Run {self.id!r}: {self.status}>"

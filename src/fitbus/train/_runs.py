@@ -1,0 +1,116 @@
+"""Many runs, owned by one block: a service's lifespan, for one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from fitbus.control import Receipt, StopTraining
+from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.train._history import History
+from fitbus.train._run import Run
+from fitbus.train._trainer import Trainer
+
+__all__ = ["Runs"]
+
+
+@final
+class Runs(Mapping[str, Run[History]]):
+    """Owns runs by id, in the background of a service.
+
+        async with fitbus.Runs() as runs:
+            run = runs.start(trainer, x, y, epochs=5)
+            await runs.stop(run.id)
+
+    Leaving the block stops each run at a step boundary, and waits for it; leaving it by an
+    exception or a cancellation cancels them. A run that fails doesn't disturb the others: its error
+    is kept, and raised by `await runs[id].wait()`.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, Run[History]] = {}
+        self._tasks: TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        """Opens it."""
+        if self._tasks is not None:
+            raise FitbusError("these Runs are open already")
+        self._tasks = await anyio.create_task_group().__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stops, or cancels, all runs, and waits for them."""
+        tasks, self._tasks = self._tasks, None
+        assert tasks is not None
+        for run in self._runs.values():
+            run.post(StopTraining("the service is shutting down", validate=False), "Runs")
+        if error is not None:
+            tasks.cancel_scope.cancel()
+        await tasks.__aexit__(None, None, None)
+
+    def start(self, trainer: Trainer, x: Any, y: Any = None, **arguments: Any) -> Run[History]:
+        """Starts a run in the background.
+
+        Args:
+            trainer: Its trainer; one run at a time.
+            x: As in `Trainer.run`.
+            y: As in `Trainer.run`.
+            arguments: As in `Trainer.run`. `run_id` is a random one unless given.
+
+        Returns:
+            The handle; it is pending until the event loop gets to it.
+
+        Raises:
+            FitbusError: The block isn't entered.
+            InvalidArgumentError: An argument is wrong, or a run has that id already.
+        """
+        if self._tasks is None:
+            raise FitbusError("enter it first: `async with fitbus.Runs() as runs:`")
+        run_id = arguments.pop("run_id", None) or uuid.uuid4().hex[:12]
+        if run_id in self._runs:
+            raise InvalidArgumentError("run_id", run_id, "a run has this id; choose another")
+        run = trainer.run(x, y, **arguments, run_id=run_id)
+        self._runs[run.id] = run
+        self._tasks.start_soon(self._drive, run, name=f"fitbus {run.id}")
+        return run
+
+    def stop(self, id: str, reason: str = "asked to stop") -> Receipt:
+        """Asks a run to stop at a step boundary; `await` the receipt for the acknowledgement.
+
+        Raises:
+            KeyError: There is no run of that id.
+        """
+        return self._runs[id].post(StopTraining(reason), "Runs")
+
+    def __getitem__(self, id: str) -> Run[History]:
+        """The run of an id, ended ones included."""
+        return self._runs[id]
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids, the oldest first."""
+        return iter(tuple(self._runs))
+
+    def __len__(self) -> int:
+        """How many runs it has."""
+        return len(self._runs)
+
+    async def _drive(self, run: Run[History]) -> None:
+        try:
+            async with run:
+                await run.wait()
+        except Exception as error:  # noqa: BLE001  # one run's failure isn't the service's
+            run.keep_error(error)
+
+    def __repr__(self) -> str:
+        """Shows the runs."""
+        return f"<Runs: {', '.join(f'{run.id} {run.status}' for run in self._runs.values())}>"

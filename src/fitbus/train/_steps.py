@@ -1,0 +1,118 @@
+"""The compiled steps of a trainer: traced once, donating, with one vector of values a step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, final
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fitbus.errors import InvalidArgumentError
+from fitbus.train._metrics import MetricsLayout
+from fitbus.train._state import TrainState, check_same, is_key, mesh_of
+from fitbus.train._task import Batch, Task
+
+__all__ = ["Steps"]
+
+
+@final
+class Steps:
+    """Compiles a task's functions, each when it is first needed.
+
+    Each is traced once: to learn the names of the metrics, a step is traced as a function of its
+    own, whose trace the compiled step then reuses.
+
+    Args:
+        task: The task.
+
+    Attributes:
+        pad: Whether a short batch is filled up.
+    """
+
+    def __init__(self, task: Task) -> None:
+        for name in ("train_step", "eval_step", "predict_step"):
+            if not callable(getattr(task, name, None)):
+                raise InvalidArgumentError("task", task, f"give it a method {name}")
+        self.task = task
+        self.pad: bool = getattr(task, "pad", True)
+        self._train_step = jax.jit(lambda state, batch: task.train_step(state, batch), inline=True)
+        self._eval_step = jax.jit(lambda state, batch: task.eval_step(state, batch), inline=True)
+        self.predict = jax.jit(lambda state, batch: task.predict_step(state, batch))
+        self._train: Any = None
+        self._eval: Any = None
+        self._train_layout: MetricsLayout | None = None
+        self._eval_layout: MetricsLayout | None = None
+        self._sharded: Any = None
+
+    def train_layout(self, state: TrainState, batch: Batch) -> MetricsLayout:
+        """The layout of the train step's metrics; traces the step, but doesn't compile it."""
+        if self._train_layout is None:
+            found: Any = jax.eval_shape(self._train_step, state, batch)
+            if not (isinstance(found, tuple) and len(found) == 2):  # noqa: PLR2004
+                raise InvalidArgumentError(
+                    "train_step", found, "return a pair (new state, metrics)"
+                )
+            if not isinstance(found[0], TrainState):
+                raise InvalidArgumentError("train_step", found[0], "return a TrainState first")
+            self._train_layout = MetricsLayout("train_step", found[1])
+        return self._train_layout
+
+    def eval_layout(self, state: TrainState, batch: Batch) -> MetricsLayout:
+        """The layout of the eval step's metrics; traces the step, but doesn't compile it."""
+        if self._eval_layout is None:
+            found = jax.eval_shape(self._eval_step, state, batch)
+            self._eval_layout = MetricsLayout("eval_step", found)
+        return self._eval_layout
+
+    def train(self, state: TrainState, batch: Batch) -> Any:
+        """The compiled step `(state, running, batch) -> (state, running, vector)`.
+
+        State and running values are donated, unless a debug mode of JAX may want to run the step
+        again.
+        """
+        layout = self.train_layout(state, batch)
+        donate = not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)  # type: ignore[attr-defined]  # jax declares them at run time
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        mesh = mesh_of(state.params)
+        made_for = (donate, shardings if mesh is not None else None)
+        if self._train is None or self._sharded != made_for:
+            options: dict[str, Any] = {"donate_argnums": (0, 1)} if donate else {}
+            if mesh is not None:
+                everywhere = NamedSharding(mesh, PartitionSpec())
+                options["out_shardings"] = (shardings, everywhere, everywhere)
+
+            def step(state: TrainState, running: Any, batch: Batch) -> Any:
+                new, metrics = self._train_step(state, batch)
+                check_same("train_step", state, new)
+                new = dataclasses.replace(new, step=state.step + 1)
+                running, vector = layout.accumulate(running, metrics)
+                return jax.tree.map(_strong, new), running, vector
+
+            self._train = jax.jit(step, **options)
+            self._sharded = made_for
+        return self._train
+
+    def evaluate(self, state: TrainState, batch: Batch) -> Any:
+        """The compiled step `(state, running, batch) -> (running, vector)`."""
+        layout = self.eval_layout(state, batch)
+        if self._eval is None:
+
+            def step(state: TrainState, running: Any, batch: Batch) -> Any:
+                return layout.accumulate(running, self._eval_step(state, batch))
+
+            self._eval = jax.jit(step, donate_argnums=(1,))
+        return self._eval
+
+
+def zeros(layout: MetricsLayout, state: TrainState) -> Any:
+    """The running values of no batch, on the device, where the state is."""
+    mesh = mesh_of(state.params)
+    if mesh is not None:
+        return jax.device_put(layout.zeros(), NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(layout.zeros())
+
+
+def _strong(leaf: Any) -> Any:
+    """Takes a weak type away, which would make the next step another one to compile."""
+    return leaf if is_key(leaf) else jax.lax.convert_element_type(leaf, leaf.dtype)

@@ -1,0 +1,224 @@
+"""What a step computes: the task, and the one that most people need."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fitbus.control import Control
+from fitbus.errors import InvalidArgumentError
+from fitbus.train._metrics import Fold
+from fitbus.train._state import TrainState
+
+__all__ = ["Batch", "ControlAppliers", "Metrics", "Supervised", "Task"]
+
+Metrics: TypeAlias = Mapping[str, Any]
+ControlAppliers: TypeAlias = Mapping[type[Control], Callable[[TrainState, Any], TrainState]]
+
+
+class Batch(NamedTuple):
+    """What a step gets.
+
+    Attributes:
+        x: Inputs: an array of shape (batch, ...), or a pytree of such.
+        y: Targets, likewise; None where there are none.
+        weight: float32 of shape (batch,): the sample weights; 0 for the rows that fill up a short
+            batch, which repeat a real row.
+    """
+
+    x: Any
+    y: Any
+    weight: Any
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Three pure functions on pytrees, traced and compiled by the trainer.
+
+    Metrics are a dict of scalars, of `(value, weight)` pairs for a weighted running mean, or of
+    `Fold`s for a metric that isn't a mean. A task may also have
+
+    - `init(params, key) -> TrainState`, where its state isn't `optimizer.init(params)`;
+    - `optimizer`, whose `init` makes the optimizer's state;
+    - `controls`, a map from types of control to `(state, control) -> state`;
+    - `pad = False`, if a short last batch must not be filled up (it is compiled a second time).
+    """
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One optimizer update."""
+        ...
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+        """The metrics of a batch, under the same names."""
+        ...
+
+    def predict_step(self, state: TrainState, batch: Batch) -> Any:
+        """The outputs for a batch: a pytree of arrays of shape (batch, ...)."""
+        ...
+
+
+@final
+class Supervised:
+    """The task of fitting `apply(params, x)` to `y`.
+
+    The objective is the weighted mean of the per-example losses: sum(weight * loss) / sum(weight).
+
+    >>> import jax.numpy as jnp, optax
+    >>> task = Supervised(
+    ...     apply=lambda params, x: x @ params["w"],
+    ...     loss=lambda predictions, y: (predictions - y) ** 2,
+    ...     optimizer=optax.sgd,
+    ...     learning_rate=0.1,
+    ... )
+
+    Args:
+        apply: `(params, x) -> predictions`; pure, traced once for training.
+        loss: `(predictions, y) ->` one loss for each example, of shape (batch,).
+        optimizer: An Optax transformation, or a factory of one that takes `learning_rate=`; a
+            factory is wrapped in `optax.inject_hyperparams`, so that controls can steer it.
+        learning_rate: For a factory: a number, or an Optax schedule.
+        metrics: By name: `(predictions, y) ->` one value for each example; or, for a metric that
+            isn't a mean, a triple `(init, update, result)` with `init() -> accumulator`,
+            `update(accumulator, predictions, y, weight) -> accumulator` and
+            `result(accumulator) -> scalar`.
+        controls: For controls of your own: by type, `(state, control) -> state`.
+
+    Raises:
+        InvalidArgumentError: An argument is of the wrong kind.
+    """
+
+    def __init__(
+        self,
+        apply: Callable[[Any, Any], Any],
+        loss: Callable[[Any, Any], Any],
+        optimizer: Any,
+        learning_rate: float | Callable[[Any], Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        controls: ControlAppliers | None = None,
+    ) -> None:
+        for name, function in (("apply", apply), ("loss", loss)):
+            if not callable(function):
+                raise InvalidArgumentError(name, function, "give a function of two arguments")
+        self.apply = apply
+        self.loss = loss
+        self.optimizer = _optimizer(optimizer, learning_rate)
+        self.controls: ControlAppliers = dict(controls or {})
+        for kind in self.controls:
+            if not (isinstance(kind, type) and issubclass(kind, Control)):
+                raise InvalidArgumentError("controls", kind, "give subclasses of Control as keys")
+        self._means: dict[str, Callable[[Any, Any], Any]] = {}
+        self._folds: dict[str, _FoldFunctions] = {}
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise InvalidArgumentError("metrics", metrics, "give a dict of names to functions")
+        for name, metric in (metrics or {}).items():
+            self._add_metric(name, metric)
+
+    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """One optimizer update on the weighted mean loss."""
+
+        def objective(params: Any) -> tuple[Any, tuple[Any, Any]]:
+            predictions = self.apply(params, batch.x)
+            losses = _per_example("loss", self.loss(predictions, batch.y), batch.weight)
+            return _mean(losses, batch.weight), (predictions, losses)
+
+        gradients, (predictions, losses) = jax.grad(objective, has_aux=True)(state.params)
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = dataclasses.replace(state, params=params, opt_state=opt_state)
+        return new, self._metrics(predictions, losses, batch)
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+        """The loss and the metrics."""
+        predictions = self.apply(state.params, batch.x)
+        losses = _per_example("loss", self.loss(predictions, batch.y), batch.weight)
+        return self._metrics(predictions, losses, batch)
+
+    def predict_step(self, state: TrainState, batch: Batch) -> Any:
+        """What `apply` gives."""
+        return self.apply(state.params, batch.x)
+
+    def _metrics(self, predictions: Any, losses: Any, batch: Batch) -> Metrics:
+        total = jnp.sum(batch.weight)
+        found: dict[str, Any] = {"loss": (_mean(losses, batch.weight), total)}
+        for name, function in self._means.items():
+            values = _per_example(
+                f"metrics[{name!r}]", function(predictions, batch.y), batch.weight
+            )
+            found[name] = (_mean(values, batch.weight), total)
+        for name, functions in self._folds.items():
+            found[name] = Fold((predictions, batch.y, batch.weight), *functions)
+        return found
+
+    def _add_metric(self, name: str, metric: Any) -> None:
+        argument = f"metrics[{name!r}]"
+        if name == "loss" or not isinstance(name, str):
+            raise InvalidArgumentError("metrics", name, "give texts other than 'loss' as names")
+        if callable(metric):
+            self._means[name] = metric
+        elif isinstance(metric, tuple) and len(metric) == 3 and all(map(callable, metric)):  # noqa: PLR2004
+            init, update, result = metric
+            self._folds[name] = _FoldFunctions(
+                init, lambda kept, value: update(kept, *value), result
+            )
+        else:
+            raise InvalidArgumentError(
+                argument,
+                metric,
+                "give a function of (predictions, y), or a triple (init, update, result)",
+            )
+
+
+class _FoldFunctions(NamedTuple):
+    init: Callable[[], Any]
+    update: Callable[[Any, Any], Any]
+    result: Callable[[Any], Any]
+
+
+def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
+    is_transformation = callable(getattr(optimizer, "init", None)) and callable(
+        getattr(optimizer, "update", None)
+    )
+    if is_transformation:
+        if learning_rate is not None:
+            raise InvalidArgumentError(
+                "learning_rate",
+                learning_rate,
+                "the optimizer is built already; give a factory, such as optax.adam, with it",
+            )
+        return optimizer
+    if not callable(optimizer):
+        raise InvalidArgumentError(
+            "optimizer",
+            optimizer,
+            "give an Optax transformation, or a factory such as optax.adam with learning_rate=",
+        )
+    if learning_rate is None:
+        raise InvalidArgumentError(
+            "learning_rate", learning_rate, "an optimizer factory needs a number or a schedule"
+        )
+    number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
+    if number and not 0 <= learning_rate < float("inf"):
+        raise InvalidArgumentError(
+            "learning_rate", learning_rate, "give a finite number of at least 0, or a schedule"
+        )
+    return optax.inject_hyperparams(optimizer)(learning_rate=learning_rate)
+
+
+def _per_example(argument: str, values: Any, weight: Any) -> Any:
+    if getattr(values, "shape", None) != weight.shape:
+        found = getattr(values, "shape", type(values).__name__)
+        raise InvalidArgumentError(
+            argument, found, f"return one value for each example, of shape {weight.shape}"
+        )
+    return values
+
+
+def _mean(values: Any, weight: Any) -> Any:
+    total = jnp.sum(weight)
+    # A batch of zero weights has no loss and no gradient, rather than a NaN.
+    return jnp.sum(values * weight) / jnp.where(total == 0, 1, total)
