@@ -18,6 +18,7 @@ from fitbus.events._lifecycle import (
     TestEnd,
     TrainBegin,
     TrainEnd,
+    is_rare,
 )
 from fitbus.events._notices import (
     CheckpointSaved,
@@ -55,4 +56,5 @@ __all__ = [
     "TrainBegin",
     "TrainEnd",
     "UnknownEvent",
+    "is_rare",
 ]

@@ -57,6 +57,8 @@ class Run(Subscribable, Generic[ResultT]):
     Attributes:
         id: Its id, in the envelope of each of its events.
         bus: The bus that carries them.
+        inbox: The controls that wait.
+        open_logs: Whether a callback may add names to the logs of an epoch.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Run(Subscribable, Generic[ResultT]):
         self.id = id
         self.bus: Bus = trainer.bus
         self.inbox = Inbox()
+        self.open_logs = False
         self._trainer = trainer
         self._driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
 
@@ -322,6 +325,10 @@ class Run(Subscribable, Generic[ResultT]):
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
         """Lets a callback look at the names that logs will have, before the first step."""
         self._driver.checks.append(check)
+
+    def may_add_logs(self) -> None:
+        """Notes that a callback may add names to the logs of an epoch."""
+        self.open_logs = True
 
     def _check_alive(self) -> None:
         if self._driver.final:

@@ -1,0 +1,231 @@
+"""Keras' interface: an object with hooks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fitbus.bus import Hook, OnError, Options, Overflow
+from fitbus.events import (
+    BatchBegin,
+    BatchEnd,
+    EpochBegin,
+    EpochEnd,
+    Event,
+    PredictBatchBegin,
+    PredictBatchEnd,
+    PredictBegin,
+    PredictEnd,
+    TestBatchBegin,
+    TestBatchEnd,
+    TestBegin,
+    TestEnd,
+    TrainBegin,
+    TrainEnd,
+)
+from fitbus.events import is_rare
+
+if TYPE_CHECKING:
+    from fitbus.train import ModelView, Run
+
+__all__ = ["Callback", "Logs"]
+
+Logs = dict[str, Any]
+
+
+class Callback:
+    """Has Keras' hooks, each `def` or `async def`; those that are overridden are subscribed.
+
+    A `def` hook runs in the training thread, at its event, and may use `self.model`. An `async def`
+    hook runs on the event loop: training waits for begin and end hooks; batch hooks run
+    concurrently, in order. One object's hooks never overlap. A hook may return a control, or a list
+    of them.
+
+    The `def` hooks of one event share one private copy of `logs`, which they may add to; `fit`'s
+    history records that copy.
+
+        class StopWhenGood(fitbus.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                if logs["val_loss"] < 0.1:
+                    self.model.stop_training = True
+
+    Attributes:
+        run: The live run; None before.
+        model: A Keras-shaped view of it, for `def` hooks; see `ModelView`.
+        params: `verbose`, `epochs` and `steps`, as in Keras.
+        overflow: What a full mailbox of the concurrent hooks does.
+        buffer_size: What that mailbox holds.
+        on_error: What an error of a hook does.
+        adds_logs: Whether its `on_epoch_end` may add names to the logs. A monitor of a name that
+            nobody can add is refused before the first step.
+    """
+
+    overflow: ClassVar[Overflow] = "block"
+    buffer_size: ClassVar[int] = 1024
+    on_error: ClassVar[OnError] = "raise"
+    adds_logs: ClassVar[bool] = True
+
+    run: Run[Any] | None = None
+    params: Mapping[str, Any] = {}  # noqa: RUF012  # replaced, never changed
+    _model: ModelView | None = None
+
+    @property
+    def model(self) -> Any:
+        """The Keras-shaped view of the run; typed loosely, since Keras' own may stand here."""
+        return self._model
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Takes `verbose`, `epochs` and `steps`."""
+        self.params = params
+
+    def set_model(self, model: Any) -> None:
+        """Takes the view of the run."""
+        self._model = model
+
+    def attach(self, run: Run[Any]) -> None:
+        """Subscribes the hooks to a run; `callbacks=[...]` calls it."""
+        name = type(self).__qualname__
+        self.run = run
+        self.set_params(run.params)
+        self.set_model(run.model(name))
+        hooks: dict[type[Event], Hook] = {}
+        for kind, names in _HOOKS.items():
+            function = self._overridden(*names)
+            if function is not None:
+                hooks[kind] = _hook(kind, function)
+        run.check_logs(self._check_names)
+        if hooks:
+            run.attach_subscription(
+                tuple(hooks),
+                Options(
+                    overflow=self.overflow, buffer_size=self.buffer_size, on_error=self.on_error
+                ),
+                name=name,
+                hooks=hooks,
+            )
+            end = hooks.get(EpochEnd)
+            if self.adds_logs and end is not None and not end.is_async:
+                run.may_add_logs()
+
+    def check_log_names(self, names: frozenset[str]) -> None:
+        """Called before the first step with all the names that logs can have, where that is known.
+
+        Raise `InvalidArgumentError` here if what the callback monitors isn't among them.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the callback: plain values and arrays."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+    def _check_names(self, names: frozenset[str]) -> None:
+        if self.run is not None and not self.run.open_logs:
+            self.check_log_names(names)
+
+    def _overridden(self, *names: str) -> Callable[..., Any] | None:
+        """The first of some methods that isn't this class' own."""
+        for name in names:
+            own = vars(self).get(name)
+            if own is not None:
+                return own  # type: ignore[no-any-return]  # set on the object, as in Keras
+            if getattr(type(self), name) is not getattr(Callback, name):
+                return getattr(self, name)  # type: ignore[no-any-return]  # a bound method
+        return None
+
+    # The hooks. `logs` is never None; it is in their signatures as in Keras'.
+
+    def on_train_begin(self, logs: Logs | None = None) -> Any:
+        """Training begins; `logs` is empty."""
+
+    def on_train_end(self, logs: Logs | None = None) -> Any:
+        """Training ended, on every way out; `logs` are the last epoch's."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> Any:
+        """An epoch begins; `logs` is empty."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> Any:
+        """An epoch ended; `logs` are its means, and `val_*` where it was validated."""
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> Any:
+        """A training batch begins; `logs` is empty."""
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> Any:
+        """A training batch ended; `logs` are running means since the epoch began."""
+
+    def on_batch_begin(self, batch: int, logs: Logs | None = None) -> Any:
+        """The old name of `on_train_batch_begin`."""
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> Any:
+        """The old name of `on_train_batch_end`."""
+
+    def on_test_begin(self, logs: Logs | None = None) -> Any:
+        """An evaluation begins; `logs` is empty."""
+
+    def on_test_end(self, logs: Logs | None = None) -> Any:
+        """An evaluation ended; `logs` are its means."""
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> Any:
+        """A batch of an evaluation begins; `logs` is empty."""
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> Any:
+        """A batch of an evaluation ended; `logs` are running means."""
+
+    def on_predict_begin(self, logs: Logs | None = None) -> Any:
+        """A prediction begins; `logs` is empty."""
+
+    def on_predict_end(self, logs: Logs | None = None) -> Any:
+        """A prediction ended; `logs` is empty."""
+
+    def on_predict_batch_begin(self, batch: int, logs: Logs | None = None) -> Any:
+        """A batch of a prediction begins; `logs` is empty."""
+
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> Any:
+        """A batch of a prediction ended; `logs` has its `outputs`."""
+
+
+_HOOKS: dict[type[Event], tuple[str, ...]] = {
+    TrainBegin: ("on_train_begin",),
+    TrainEnd: ("on_train_end",),
+    EpochBegin: ("on_epoch_begin",),
+    EpochEnd: ("on_epoch_end",),
+    BatchBegin: ("on_train_batch_begin", "on_batch_begin"),
+    BatchEnd: ("on_train_batch_end", "on_batch_end"),
+    TestBegin: ("on_test_begin",),
+    TestEnd: ("on_test_end",),
+    TestBatchBegin: ("on_test_batch_begin",),
+    TestBatchEnd: ("on_test_batch_end",),
+    PredictBegin: ("on_predict_begin",),
+    PredictEnd: ("on_predict_end",),
+    PredictBatchBegin: ("on_predict_batch_begin",),
+    PredictBatchEnd: ("on_predict_batch_end",),
+}
+
+
+def _hook(kind: type[Event], function: Callable[..., Any]) -> Hook:
+    """Calls a method with what Keras gives it: an index where there is one, and the logs."""
+    is_async = inspect.iscoroutinefunction(function)
+    index = (
+        "epoch"
+        if kind in (EpochBegin, EpochEnd)
+        else "batch"
+        if "batch" in kind.__struct_fields__
+        else None
+    )
+
+    def shared(event: Any, logs: Logs) -> Any:
+        if isinstance(event, PredictBatchEnd):
+            logs.setdefault("outputs", event.outputs)
+        return function(logs) if index is None else function(getattr(event, index), logs)
+
+    def alone(event: Any) -> Any:
+        return shared(event, dict(getattr(event, "logs", ())))
+
+    return Hook(
+        alone if is_async else shared,
+        is_async=is_async,
+        wait=not is_async or is_rare(kind),
+        shares_logs=not is_async,
+    )

@@ -1,0 +1,134 @@
+"""Stops training when a monitored value no longer improves."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, final
+
+from fitbus.callbacks._callback import Callback, Logs
+from fitbus.callbacks._monitor import Monitor
+
+__all__ = ["EarlyStopping"]
+
+
+@final
+class EarlyStopping(Callback):
+    """Stops training when a monitored value hasn't improved for some epochs; Keras' semantics.
+
+    Differs from Keras in one thing: NaN is never an improvement and never the best, so a first
+    value of NaN doesn't keep it from working.
+
+    Args:
+        monitor: A name in the logs of an epoch.
+        min_delta: An improvement is strictly more than this.
+        patience: Stops after so many epochs without one; 0 is the same as 1.
+        verbose: 1 prints when it stops and restores.
+        mode: `"min"`, `"max"`, or `"auto"`: `"max"` for names that say so (accuracy, auc, ...).
+        baseline: A value that must be beaten for patience to start anew.
+        restore_best_weights: Whether the parameters of the best epoch are put back at the end of
+            training, whatever ended it.
+        start_from_epoch: Judges no epoch before this one (from 0).
+
+    Attributes:
+        stopped_epoch: The epoch at which it stopped; 0 if it didn't.
+        best: The best value; None before the first one.
+        best_epoch: The epoch of the best value.
+        wait: Epochs since the last improvement.
+
+    Raises:
+        InvalidArgumentError: `mode` is none of the three, or a number is out of range; in `fit`,
+            before the first step: the logs will never have `monitor`.
+
+    Source: Keras' `EarlyStopping`; L. Prechelt, "Early Stopping - But When?", 1998.
+    """
+
+    adds_logs: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0,
+        patience: int = 0,
+        verbose: int = 0,
+        mode: Literal["auto", "min", "max"] = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+    ) -> None:
+        self._monitor = Monitor("EarlyStopping", monitor, mode, min_delta)
+        self._monitor.check_count("patience", patience)
+        self._monitor.check_count("start_from_epoch", start_from_epoch)
+        self.monitor = monitor
+        self.min_delta = abs(min_delta)
+        self.patience = patience
+        self.verbose = verbose
+        self.baseline = baseline
+        self.restore_best_weights = restore_best_weights
+        self.start_from_epoch = start_from_epoch
+        self._begin()
+
+    def check_log_names(self, names: frozenset[str]) -> None:
+        """Refuses a monitor that can never appear."""
+        self._monitor.check_names(names)
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Starts anew: the object can be used again."""
+        self._begin()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Judges the epoch."""
+        value = (logs or {}).get(self.monitor)
+        if value is None:
+            warnings.warn(
+                f"EarlyStopping: there is no {self.monitor!r} in the logs of epoch {epoch}; they"
+                f" have {sorted(logs or {})}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        if epoch < self.start_from_epoch:
+            return
+        if self.restore_best_weights and self.best_weights is None:
+            self.best_weights, self.best_epoch = self.model.get_weights(), epoch
+        self.wait += 1
+        if self._monitor.improves(value, self.best):
+            self.best, self.best_epoch = value, epoch
+            if self.restore_best_weights:
+                self.best_weights = self.model.get_weights()
+            if self.baseline is None or self._monitor.improves(value, self.baseline):
+                self.wait = 0
+                return
+        if self.wait >= self.patience and epoch > 0:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Puts the best parameters back, where asked to."""
+        if self.stopped_epoch > 0 and self.verbose:
+            print(f"Epoch {self.stopped_epoch + 1}: early stopping")  # noqa: T201  # asked for
+        if self.restore_best_weights and self.best_weights is not None:
+            if self.verbose:
+                print(  # noqa: T201  # asked for
+                    f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}."
+                )
+            self.model.set_weights(self.best_weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers."""
+        return {name: getattr(self, name) for name in _REMEMBERED}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes it back."""
+        for name in _REMEMBERED:
+            setattr(self, name, state[name])
+
+    def _begin(self) -> None:
+        self.wait = 0
+        self.stopped_epoch = 0
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.best_weights: list[Any] | None = None
+
+
+_REMEMBERED = ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")
