@@ -135,6 +135,8 @@ class FitJob:
         engine.activity = "in a handler of EpochEnd"
         shared = publisher.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
+        numbers = {k: v for k, v in sorted(shared.items()) if isinstance(v, int | float)}
+        self._logs = numbers
         engine.boundary()
 
     def _batches(self, engine: Engine) -> dict[str, float]:
