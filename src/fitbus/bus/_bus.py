@@ -59,9 +59,7 @@ class Bus(Subscribable):
 
     def __init__(self, *, tail_size: int = 1024) -> None:
         if isinstance(tail_size, bool) or not isinstance(tail_size, int) or tail_size < 1:
-            raise InvalidArgumentError(
-                "tail_size", tail_size, "give a whole number of at least 1"
-            )
+            raise InvalidArgumentError("tail_size", tail_size, "give a whole number of at least 1")
         self.tail_size = tail_size
         # Guards subscriptions, mailboxes and `seq`. Reentrant: predicates may look around.
         self.lock: Any = threading.RLock()
@@ -413,9 +411,7 @@ class Bus(Subscribable):
             subscription.cancel()
         if policy in ("log", "unsubscribe"):
             _logger.error("%s", note, exc_info=error)
-        publisher.failures.add(
-            event.seq, subscription.order, error, note, fatal=policy == "raise"
-        )
+        publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
         publisher.publish(
             HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
         )

@@ -27,7 +27,9 @@ class Call(Marker):
         error: What it raised.
     """
 
-    def __init__(self, event: Event, hook: Hook, logs: dict[str, float] | None, tell: Callable[[], object]) -> None:
+    def __init__(
+        self, event: Event, hook: Hook, logs: dict[str, float] | None, tell: Callable[[], object]
+    ) -> None:
         self.event = event
         self.hook = hook
         self.logs = logs

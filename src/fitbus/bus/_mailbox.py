@@ -51,7 +51,9 @@ class Mailbox:
         taken: Events that the subscriber took out.
     """
 
-    def __init__(self, subscriber: str, size: int, overflow: Overflow, *, wants_lagged: bool) -> None:
+    def __init__(
+        self, subscriber: str, size: int, overflow: Overflow, *, wants_lagged: bool
+    ) -> None:
         self._subscriber = subscriber
         self._size = size
         self._overflow = overflow

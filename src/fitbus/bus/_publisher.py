@@ -356,9 +356,7 @@ class Publisher:
         except ControlRejectedError as error:
             self.settle(receipt, Rejected(error.why))
         except Exception as error:  # noqa: BLE001  # training stays as it was; the sender learns why
-            self.settle(
-                receipt, Rejected(f"applying it raised {type(error).__name__}: {error}")
-            )
+            self.settle(receipt, Rejected(f"applying it raised {type(error).__name__}: {error}"))
         else:
             self._standstill.acted(receipt.control)
             self.settle(receipt, Applied(self.step, self.epoch, result))

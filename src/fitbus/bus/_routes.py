@@ -25,9 +25,7 @@ class Route(NamedTuple):
         return bool(self.on_loop or self.in_thread)
 
 
-def route_for(
-    kind: type[Event], run: str, subscriptions: Iterable[Subscription[Any]]
-) -> Route:
+def route_for(kind: type[Event], run: str, subscriptions: Iterable[Subscription[Any]]) -> Route:
     """Sorts the subscribers that match."""
     mailboxes: list[Subscription[Any]] = []
     on_loop: list[tuple[Subscription[Any], Hook]] = []

@@ -85,9 +85,7 @@ class Subscribable(abc.ABC):
             raise InvalidArgumentError("name", name, "give a text")
         return self.attach_subscription(resolved, checked, name=name, hook=hook)
 
-    def on(
-        self, *kinds: type[Event], **options: Unpack[HandlerOptions]
-    ) -> Callable[[H], H]:
+    def on(self, *kinds: type[Event], **options: Unpack[HandlerOptions]) -> Callable[[H], H]:
         """The same as `add`, as a decorator; the function stays what it was.
 
         >>> import fitbus
@@ -106,24 +104,52 @@ class Subscribable(abc.ABC):
 
     @overload
     def subscribe(
-        self, kind: type[A], /, *, where: Callable[[A], object] | None = ..., every: int = ...,
-        overflow: Overflow = ..., buffer_size: int = ..., after: int | None = ...,
+        self,
+        kind: type[A],
+        /,
+        *,
+        where: Callable[[A], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
     ) -> Subscription[A]: ...
     @overload
     def subscribe(
-        self, kind: type[A], kind2: type[B], /, *, where: Callable[[A | B], object] | None = ...,
-        every: int = ..., overflow: Overflow = ..., buffer_size: int = ..., after: int | None = ...,
+        self,
+        kind: type[A],
+        kind2: type[B],
+        /,
+        *,
+        where: Callable[[A | B], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
     ) -> Subscription[A | B]: ...
     @overload
     def subscribe(
-        self, kind: type[A], kind2: type[B], kind3: type[C], /, *,
-        where: Callable[[A | B | C], object] | None = ..., every: int = ...,
-        overflow: Overflow = ..., buffer_size: int = ..., after: int | None = ...,
+        self,
+        kind: type[A],
+        kind2: type[B],
+        kind3: type[C],
+        /,
+        *,
+        where: Callable[[A | B | C], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
     ) -> Subscription[A | B | C]: ...
     @overload
     def subscribe(
-        self, *kinds: type[Event], where: Callable[[Any], object] | None = ..., every: int = ...,
-        overflow: Overflow = ..., buffer_size: int = ..., after: int | None = ...,
+        self,
+        *kinds: type[Event],
+        where: Callable[[Any], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
     ) -> Subscription[Event]: ...
     def subscribe(
         self,
@@ -162,17 +188,28 @@ class Subscribable(abc.ABC):
 
     @overload
     async def wait_for(
-        self, kind: type[A], /, *, where: Callable[[A], object] | None = ...,
+        self,
+        kind: type[A],
+        /,
+        *,
+        where: Callable[[A], object] | None = ...,
         timeout: float | None = ...,
     ) -> A: ...
     @overload
     async def wait_for(
-        self, kind: type[A], kind2: type[B], /, *, where: Callable[[A | B], object] | None = ...,
+        self,
+        kind: type[A],
+        kind2: type[B],
+        /,
+        *,
+        where: Callable[[A | B], object] | None = ...,
         timeout: float | None = ...,
     ) -> A | B: ...
     @overload
     async def wait_for(
-        self, *kinds: type[Event], where: Callable[[Any], object] | None = ...,
+        self,
+        *kinds: type[Event],
+        where: Callable[[Any], object] | None = ...,
         timeout: float | None = ...,
     ) -> Event: ...
     async def wait_for(

@@ -142,8 +142,10 @@ async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> Non
     try:
         argument: Any = events if subscription.options.batched else first
         answer = hook.function(argument)
-        result = await answer if subscription.options.timeout is None else await _within(
-            subscription, lambda: answer
+        result = (
+            await answer
+            if subscription.options.timeout is None
+            else await _within(subscription, lambda: answer)
         )
         if result is not None:
             bus.answered(subscription, first, controls_of(subscription, result), None)
@@ -153,9 +155,7 @@ async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> Non
         subscription.delivered += sum(not isinstance(event, Lagged) for event in events)
 
 
-def _handle_in_thread(
-    subscription: Subscription[Any], bus: Bus, hook: Hook, first: Event
-) -> None:
+def _handle_in_thread(subscription: Subscription[Any], bus: Bus, hook: Hook, first: Event) -> None:
     """Calls a `def` handler in a worker thread, as long as events are there."""
     item: Event | None = first
     while item is not None:
@@ -187,9 +187,7 @@ async def _within(subscription: Subscription[Any], call: Callable[[], Any]) -> A
     with anyio.CancelScope(deadline=anyio.current_time() + timeout) as scope:
         return await call()
     assert scope.cancelled_caught
-    raise HandlerTimeoutError(
-        f"{subscription.name} did not return within {timeout:g} s (timeout)"
-    )
+    raise HandlerTimeoutError(f"{subscription.name} did not return within {timeout:g} s (timeout)")
 
 
 def controls_of(subscription: Subscription[Any], result: object) -> tuple[Control, ...]:
@@ -209,4 +207,3 @@ def controls_of(subscription: Subscription[Any], result: object) -> tuple[Contro
         result,
         "return None, a Control or a list of controls",
     )
-

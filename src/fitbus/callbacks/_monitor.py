@@ -12,7 +12,18 @@ __all__ = ["Mode", "Monitor"]
 Mode = Literal["auto", "min", "max"]
 
 # Names of which more is better, as parts of a metric's name.
-_MORE_IS_BETTER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "r2", "top_k", "cosine")
+_MORE_IS_BETTER = (
+    "acc",
+    "auc",
+    "precision",
+    "recall",
+    "f1",
+    "fbeta",
+    "iou",
+    "r2",
+    "top_k",
+    "cosine",
+)
 
 
 @final

@@ -36,7 +36,9 @@ class Inbox:
         """
         if not isinstance(control, Control):
             raise InvalidArgumentError(
-                "control", control, "give a Control, such as StopTraining() or SetLearningRate(1e-3)"
+                "control",
+                control,
+                "give a Control, such as StopTraining() or SetLearningRate(1e-3)",
             )
         with self._lock:
             receipt = Receipt(self._sent, control, source)

@@ -110,7 +110,9 @@ class Codec:
         control = self._typed(values["control"], strict=strict)
         if isinstance(control, UnknownEvent):
             control = UnknownControl(control.tag, control.fields)
-        values["control"] = {"type": tag_of(Control)}  # keeps the place: any subclass may stand there
+        values["control"] = {
+            "type": tag_of(Control)
+        }  # keeps the place: any subclass may stand there
         if not strict and "result" in values:
             values["result"] = _walk(values["result"], lambda item: _NONFINITE.get(item, item))
         notice = msgspec.convert(values, kind, strict=strict)

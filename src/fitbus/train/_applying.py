@@ -107,7 +107,9 @@ def _with_hyperparameter(
     def change(node: Any) -> Any:
         if not _is_injected(node):
             return node
-        node = node._replace(inner_state=jax.tree.map(change, node.inner_state, is_leaf=_is_injected))
+        node = node._replace(
+            inner_state=jax.tree.map(change, node.inner_state, is_leaf=_is_injected)
+        )
         if name not in node.hyperparams:
             return node
         old = node.hyperparams[name]
@@ -138,5 +140,3 @@ def _replaced(control: Control, who: str, old: TrainState, new: Any) -> TrainSta
         return jnp.array(array, copy=True)
 
     return jax.tree.map(place, old, new)  # type: ignore[no-any-return]  # jax returns Any
-
-

@@ -12,7 +12,16 @@ import numpy as np
 from fitbus.errors import DataError, InvalidArgumentError
 from fitbus.train._task import Batch
 
-__all__ = ["ArraySource", "HostBatch", "IterableSource", "Source", "check_weight", "is_arrays", "rows", "source"]
+__all__ = [
+    "ArraySource",
+    "HostBatch",
+    "IterableSource",
+    "Source",
+    "check_weight",
+    "is_arrays",
+    "rows",
+    "source",
+]
 
 END: Any = object()
 
@@ -204,9 +213,7 @@ def source(
         weight = weight_by_class(by_class, y) * (1 if weight is None else weight)
     if weight is not None and not weight.any():
         raise DataError("sample_weight", "all weights are zero; there is nothing to learn from")
-    return ArraySource(
-        x, y, weight, batch_size=batch_size, shuffle=shuffle, seed=seed, pad=pad
-    )
+    return ArraySource(x, y, weight, batch_size=batch_size, shuffle=shuffle, seed=seed, pad=pad)
 
 
 def rows(tree: Any, argument: str = "x") -> int:
@@ -233,7 +240,9 @@ def check_weight(argument: str, weight: Any, count: int) -> np.ndarray[Any, Any]
     """Sample weights as float32 of shape (examples,)."""
     found = np.asarray(weight, np.float32)
     if found.shape != (count,):
-        raise DataError(argument, f"its shape is {found.shape}; give one weight for each of {count}")
+        raise DataError(
+            argument, f"its shape is {found.shape}; give one weight for each of {count}"
+        )
     if not np.isfinite(found).all() or (found < 0).any():
         raise DataError(argument, "it holds a weight that is negative, infinite or NaN")
     return found

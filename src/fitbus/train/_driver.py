@@ -180,7 +180,11 @@ class Driver:
             return
         if isinstance(own, ThreadStuckError) and not isinstance(error, Exception):
             raise own from (error or cancelled)
-        if error is not None and own not in (None, error) and not isinstance(own, RunCancelledError):
+        if (
+            error is not None
+            and own not in (None, error)
+            and not isinstance(own, RunCancelledError)
+        ):
             error.add_note(f"fitbus: the run also raised {type(own).__name__}: {own}")
         if cancelled is not None:
             raise cancelled

@@ -68,7 +68,9 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     return logs
 
 
-def evaluate_quietly(steps: Steps, state: TrainState, batches: Iterator[HostBatch]) -> dict[str, float]:
+def evaluate_quietly(
+    steps: Steps, state: TrainState, batches: Iterator[HostBatch]
+) -> dict[str, float]:
     """Evaluates a state without an event. Any thread that may use the state."""
     running: Any = None
     vector: Any = None

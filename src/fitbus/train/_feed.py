@@ -53,8 +53,9 @@ class Feed:
             first = self._next()
             if first is None:
                 raise DataError(
-                    self._argument, "it gave no batch; was an iterator used before? give a list,"
-                    " or a function that returns a new iterator"
+                    self._argument,
+                    "it gave no batch; was an iterator used before? give a list,"
+                    " or a function that returns a new iterator",
                 )
             self._peeked = first
         return self._peeked

@@ -301,9 +301,7 @@ class Trainer:
             NumPy arrays of shape (examples, ...), or a pytree of them.
         """
         feed = self._feed(x, None, batch_size, None, steps)
-        run: Run[Any] = self._new_run(
-            PredictJob(feed), callbacks, grace_s, drain_s, None, verbose
-        )
+        run: Run[Any] = self._new_run(PredictJob(feed), callbacks, grace_s, drain_s, None, verbose)
         async with run:
             return await run.wait()
 
@@ -372,9 +370,7 @@ class Trainer:
     def _updates(self) -> int:
         return 0 if self._state is None or self._live is not None else int(self._state.step)
 
-    def _feed(
-        self, x: Any, y: Any, batch_size: int, sample_weight: Any, steps: int | None
-    ) -> Feed:
+    def _feed(self, x: Any, y: Any, batch_size: int, sample_weight: Any, steps: int | None) -> Feed:
         positive("batch_size", batch_size)
         positive("steps", steps, none=True)
         data = source(
