@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec.structs import force_setattr
 
@@ -16,9 +17,9 @@ from fitbus.errors import InvalidArgumentError
 __all__ = ["plain_logs", "plain_number", "plain_result", "set_field", "set_finite", "set_whole"]
 
 
-def set_field(message: object, name: str, value: object) -> None:
+def set_field(message: Any, name: str, value: object) -> None:
     """Sets a field of a frozen message while it is being constructed."""
-    force_setattr(message, name, value)  # type: ignore[type-var]  # any Struct, seen as an object
+    force_setattr(message, name, value)
 
 
 def plain_number(value: object) -> object:

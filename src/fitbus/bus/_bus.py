@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self, final
 
 import anyio
 
-from fitbus._loops import LoopHandle
-from fitbus.bus._calls import Mark
+from fitbus.bus._draining import drained, finish
 from fitbus.bus._host import Host
+from fitbus.bus._hosting import Hosting
 from fitbus.bus._options import Hook, Options
 from fitbus.bus._publisher import ApplyControl, Publisher
 from fitbus.bus._statistics import BusStatistics, DeliveryReport
 from fitbus.bus._subscription import Subscription
 from fitbus.bus._surface import Subscribable
 from fitbus.bus._wakeup import Wakeup
-from fitbus.control import Control, StopTraining
 from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError
-from fitbus.events import Event, HandlerFailed, Lagged
+from fitbus.events import Event
 
 __all__ = ["Bus"]
-
-_logger = logging.getLogger("fitbus")
 
 
 @final
@@ -71,15 +66,11 @@ class Bus(Subscribable):
         self.closed = False
         self._publishers: dict[str, Publisher] = {}
         self._latest: Publisher | None = None
-        self._hosts: list[Host] = []
-        self._host_of: dict[Subscription[Any], Host] = {}
+        self.hosting = Hosting(self)
         self._own_host: Host | None = None
-        self._users = 0  # hosts and open streams in the loop
         self._orders = 0
         self._runs = 0
         self._report: DeliveryReport | None = None
-
-    # Its life.
 
     async def __aenter__(self) -> Self:
         """Hosts the handlers until the block is left."""
@@ -128,7 +119,7 @@ class Bus(Subscribable):
                 publisher.ring()
             report = await self.drain(None, drain_s)
             for subscription in self.subscriptions:
-                self._finish(subscription)
+                finish(subscription)
             self._report = self._report or report
         return self._report
 
@@ -139,25 +130,10 @@ class Bus(Subscribable):
             run: Only the subscribers of this run, those of the whole bus among them; None for all.
             drain_s: Seconds at the most.
         """
-        started = time.perf_counter()
+        publisher = None if run is None else self._publishers[run]
         with self.lock:
-            subscriptions = [s for s in self.subscriptions if run is None or s.run in (None, run)]
-        marks: list[Mark] = []
-        for subscription in subscriptions:
-            if subscription.needs_worker and subscription in self._host_of:
-                mark = Mark()
-                subscription.put_marker(mark)
-                marks.append(mark)
-        self.wakeup.flush()
-        with anyio.move_on_after(drain_s):
-            for mark in marks:
-                await mark.wait()
-        seconds = time.perf_counter() - started
-        former = [] if run is None else self._publishers[run].retired
-        entries = [(s.order, s.report()) for s in subscriptions]
-        entries = sorted([*former, *entries], key=lambda entry: entry[0])
-        errors = () if run is None else self._publishers[run].failures.notes
-        return DeliveryReport(tuple(report for _, report in entries), seconds, errors)
+            found = [s for s in self.subscriptions if run is None or s.run in (None, run)]
+        return await drained(self, found, publisher, drain_s)
 
     def finish_run(self, run: str, *, drained: bool = True) -> None:
         """Ends the subscriptions of a run, and forgets its publisher.
@@ -169,22 +145,11 @@ class Bus(Subscribable):
         for subscription in self.subscriptions:
             if subscription.run == run:
                 if drained:
-                    self._finish(subscription)
+                    finish(subscription)
                 else:
                     subscription.close()
         with self.lock:
             self._publishers.pop(run, None)
-
-    def _finish(self, subscription: Subscription[Any]) -> None:
-        if subscription.is_stream:
-            subscription.close()
-            return
-        scope = subscription.scope
-        busy = subscription.statistics().in_flight
-        subscription.cancel()
-        if busy and scope is not None:
-            _logger.warning("handler %r was cancelled: it ran on past drain_s", subscription.name)
-            scope.cancel()
 
     def statistics(self) -> BusStatistics:
         """Its counters at this moment. Any thread."""
@@ -201,8 +166,6 @@ class Bus(Subscribable):
         """A new run's end of the bus, for a training loop; see `Publisher`."""
         return Publisher(self, run=run, apply=apply, flush_s=flush_s)
 
-    # Subscribing.
-
     def attach_subscription(
         self,
         kinds: Sequence[type[Event]],
@@ -218,11 +181,8 @@ class Bus(Subscribable):
             self, kinds, options, hook=hook, hooks=hooks, run=run, name=name
         )
         self._attach(subscription)
-        if subscription.needs_worker and self._hosts and self.wakeup.loop is not None:
-            if self.wakeup.loop.is_current():
-                self.adopt()
-            else:
-                self.wakeup.loop.call_soon(self.adopt)
+        if subscription.needs_worker:
+            self.hosting.adopt_soon()
         return subscription
 
     def make_stream(
@@ -243,25 +203,16 @@ class Bus(Subscribable):
 
     def open_stream(self, stream: Subscription[Any]) -> None:
         """Attaches a stream, and fills it with what it asked to be replayed."""
-        self.enter_loop()
+        self.hosting.enter_loop()
         try:
             with self.lock:
                 self._attach(stream)
-                if stream.after is not None:
-                    self._replay(stream, stream.after)
+                run = self._latest if stream.run is None else self._publishers.get(stream.run)
+                if stream.after is not None and run is not None:
+                    run.tail.replay(stream, stream.after, run.run)
         except BaseException:
-            self.exit_loop()
+            self.hosting.exit_loop()
             raise
-
-    def _replay(self, stream: Subscription[Any], after: int) -> None:
-        publisher = self._latest if stream.run is None else self._publishers.get(stream.run)
-        if publisher is None:
-            return
-        for event in publisher.tail.after(after, stream.kinds, stream.name, publisher.run):
-            if isinstance(event, Lagged):
-                stream.mailbox.put_loss(event)
-            else:
-                stream.offer(event)
 
     def _attach(self, subscription: Subscription[Any]) -> None:
         with self.lock:
@@ -279,83 +230,21 @@ class Bus(Subscribable):
         self.subscriptions = tuple(s for s in self.subscriptions if s is not subscription)
         self._reroute()
         if subscription.is_stream:
-            self.exit_loop()
-        if subscription not in self._host_of:
-            self._retire(subscription)
+            self.hosting.exit_loop()
+        if not self.hosting.hosts_subscription(subscription):
+            self.retire(subscription)
 
-    def _retire(self, subscription: Subscription[Any]) -> None:
-        for publisher in self._publishers.values():
+    def retire(self, subscription: Subscription[Any]) -> None:
+        """Keeps the report of one that has ended, for the runs that it saw. Any thread."""
+        with self.lock:
+            publishers = tuple(self._publishers.values())
+        for publisher in publishers:
             if subscription.run in (None, publisher.run):
                 publisher.retired.append((subscription.order, subscription.report()))
 
     def _reroute(self) -> None:
         for publisher in self._publishers.values():
             publisher.reroute()
-
-    # Hosting: in the loop.
-
-    def enter_loop(self) -> None:
-        """Binds the bus to the running loop, or checks that it is the one it lives in."""
-        loop = LoopHandle()
-        with self.lock:
-            if self._users == 0 or self.wakeup.loop is None:
-                self.wakeup.bind(loop)
-            elif not self.wakeup.loop.is_current():
-                raise FitbusError(
-                    "this bus is in use in another event loop; a bus lives in one at a time"
-                )
-            self._users += 1
-
-    def exit_loop(self) -> None:
-        """Undoes `enter_loop`."""
-        self._users -= 1
-
-    def add_host(self, host: Host) -> None:
-        """Lets a host take the handlers that have none."""
-        self._hosts.append(host)
-        self.adopt()
-
-    def remove_host(self, host: Host) -> None:
-        """Gives a host no further handlers."""
-        self._hosts.remove(host)
-
-    def adopt(self) -> None:
-        """Starts the task of each handler that has none."""
-        if not self._hosts:
-            return
-        for subscription in self.subscriptions:
-            if (
-                not subscription.is_stream
-                and subscription.needs_worker
-                and subscription not in self._host_of
-            ):
-                host = self._hosts[-1]
-                self._host_of[subscription] = host
-                host.start(subscription)
-
-    def leaving(self, subscription: Subscription[Any]) -> bool:
-        """Whether the host of a handler is being left."""
-        return self._host_of[subscription].leaving
-
-    def worker_left(self, subscription: Subscription[Any]) -> None:
-        """Notes that a handler's task has ended; another host may take it."""
-        host = self._host_of.pop(subscription)
-        host.left(subscription)
-        if subscription.ended:
-            with self.lock:
-                self._retire(subscription)
-        else:
-            self.adopt()
-
-    def check_hosted(self, event: Event) -> None:
-        """Refuses to wait for handlers that nobody would call."""
-        if not self._hosts and not self.closed:
-            raise FitbusError(
-                f"handlers that wait for {type(event).__name__} run on the event loop, and nobody"
-                " hosts the bus; write `async with bus:` around the training"
-            )
-
-    # For publishers and workers.
 
     def new_run_id(self, kind: str) -> str:
         """A run id that this bus has not used: the same one in every run of a program."""
@@ -373,52 +262,9 @@ class Bus(Subscribable):
             self._publishers[publisher.run] = publisher
             self._latest = publisher
 
-    def answered(
-        self,
-        subscription: Subscription[Any],
-        event: Event,
-        controls: Sequence[Control],
-        error: BaseException | None,
-    ) -> None:
-        """Passes on what a concurrent handler returned or raised. Any thread."""
-        publisher = self._publishers.get(event.run)
-        if error is not None:
-            if publisher is not None:
-                self.handler_failed(publisher, subscription, event, error)
-            else:
-                subscription.errors += 1
-                _logger.error("%s, after its run ended", subscription.name, exc_info=error)
-        elif publisher is not None:
-            for control in controls:
-                publisher.post(control, subscription.name)
-
-    def handler_failed(
-        self,
-        publisher: Publisher,
-        subscription: Subscription[Any],
-        event: Event,
-        error: BaseException,
-    ) -> None:
-        """Does with a handler's error what its `on_error` says. Any thread."""
-        if subscription.is_stream:
-            subscription.fail_stream(error)
-            return
-        policy = subscription.options.on_error
-        subscription.errors += 1
-        what = f"{type(error).__name__}: {error}"
-        note = f"{subscription.name} raised {what}, at {type(event).__name__} (seq {event.seq})"
-        if policy != "log" or not isinstance(error, Exception):
-            subscription.cancel()
-        if policy in ("log", "unsubscribe"):
-            _logger.error("%s", note, exc_info=error)
-        publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
-        publisher.publish(
-            HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
-        )
-        if policy == "stop":
-            publisher.post(StopTraining(note), subscription.name)
-        publisher.flush()
-        publisher.ring()
+    def publisher_of(self, event: Event) -> Publisher | None:
+        """The publisher of an event's run; None if the run has ended."""
+        return self._publishers.get(event.run)
 
     def crowded_by(self, run: str) -> list[Subscription[Any]]:
         """The lossless subscribers of a run that have no room."""
@@ -444,7 +290,7 @@ class Bus(Subscribable):
 
     def __repr__(self) -> str:
         """Shows its subscribers and runs."""
-        state = "closed" if self.closed else "hosted" if self._hosts else "not hosted"
+        state = "closed" if self.closed else "hosted" if self.hosting.hosts else "not hosted"
         return (
             f"<Bus: {state}, {len(self.subscriptions)} subscriptions,"
             f" {len(self._publishers)} live runs>"

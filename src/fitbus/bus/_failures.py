@@ -56,8 +56,9 @@ class Failures:
                 text = f"fitbus: also {note}"
                 if note != own.get(id(error)) and text not in known:
                     error.add_note(text)
-            if (note := own.get(id(error))) is not None and f"fitbus: {note}" not in known:
-                error.add_note(f"fitbus: {note}")
+            mine = own.get(id(error))
+            if mine is not None and f"fitbus: {mine}" not in known:
+                error.add_note(f"fitbus: {mine}")
             return error
 
     @property

@@ -36,10 +36,10 @@ class Host:
 
     async def __aenter__(self) -> Self:
         """Starts the handlers that nobody hosts yet."""
-        self._bus.enter_loop()
+        self._bus.hosting.enter_loop()
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._ticking)
-        self._bus.add_host(self)
+        self._bus.hosting.add(self)
         return self
 
     async def __aexit__(
@@ -59,7 +59,7 @@ class Host:
             self._tick.cancel()
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
-        self._bus.exit_loop()
+        self._bus.hosting.exit_loop()
 
     @property
     def tasks(self) -> TaskGroup:
@@ -81,7 +81,7 @@ class Host:
 
     async def _leave(self, within_s: float) -> None:
         self.leaving = True
-        self._bus.remove_host(self)
+        self._bus.hosting.remove(self)
         self._idle = anyio.Event()
         if not self._workers:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,13 +10,15 @@ from typing import TYPE_CHECKING, Any, final
 from msgspec.structs import force_setattr
 
 from fitbus.bus._calls import Call
+from fitbus.bus._desk import ApplyControl, Desk
 from fitbus.bus._failures import Failures
+from fitbus.bus._policy import failed
 from fitbus.bus._routes import Route, route_for
 from fitbus.bus._standing import Standstill
 from fitbus.bus._tail import Tail
-from fitbus.control import Applied, Control, Inbox, Outcome, Receipt, Rejected, Superseded
-from fitbus.errors import ControlRejectedError, RunCancelledError
-from fitbus.events import ControlApplied, ControlRejected, Event
+from fitbus.control import Control, Inbox, Receipt
+from fitbus.errors import RunCancelledError
+from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
     from fitbus.bus._statistics import SubscriberReport
     from fitbus.bus._subscription import Subscription
 
-__all__ = ["Publisher"]
-
-ApplyControl = Callable[[Control, str], object]
+__all__ = ["ApplyControl", "Publisher"]
 
 
 @final
@@ -79,7 +78,7 @@ class Publisher:
         self.epoch = 0
         self.inbox = Inbox() if inbox is None else inbox
         self.inbox.on_post = self.ring
-        self.on_standstill: Callable[[], object] = _nothing
+        self.on_standstill: Callable[[], object] = lambda: None
         self.tail = Tail(bus.tail_size)
         self.failures = Failures()
         self.retired: list[tuple[int, SubscriberReport]] = []  # of subscribers that have ended
@@ -87,7 +86,7 @@ class Publisher:
         self._bus = bus
         self._lock: Any = bus.lock
         self._wakeup = bus.wakeup
-        self._apply = apply
+        self.desk = Desk(self, self.inbox, apply)
         self._flush_s = flush_s
         self._flushed = 0.0
         self._seq = 0
@@ -97,8 +96,6 @@ class Publisher:
         self._noticed = 0  # how many notices are being handled: their controls wait
         self._standstill = Standstill(self, bus)
         bus.attach(self)
-
-    # Publishing.
 
     def publish(self, event: Event) -> None:
         """Stamps an event and puts it into the mailboxes. Any thread; never blocks.
@@ -115,7 +112,9 @@ class Publisher:
             event = self._stamp(event)
             self._deliver(event, route, errors)
             for subscription, hook in route.on_loop:
-                call = Call(event, hook, dict(event.logs) if hook.shares_logs else None, _nothing)  # type: ignore[attr-defined]  # only hooks of events with logs share them
+                call = Call(
+                    event, hook, dict(event.logs) if hook.shares_logs else None, lambda: None
+                )  # type: ignore[attr-defined]  # only hooks of events with logs share them
                 call.waited_for = False
                 subscription.put_marker(call)
             self._deferred.extend((event, *handler) for handler in route.in_thread)
@@ -183,8 +182,8 @@ class Publisher:
         From a `def` handler in the training thread it is applied on the spot, if there is `apply`.
         """
         receipt = self.inbox.post(control, source)
-        if self._standstill.may_act_here() and self._apply is not None and not self._noticed:
-            self.serve()
+        if self._standstill.may_act_here() and not self._noticed:
+            self.desk.serve()
         return receipt
 
     def boundary(self) -> Iterator[Control]:
@@ -208,55 +207,23 @@ class Publisher:
         if self._bus.crowded:
             self._standstill.wait_for_room()
             self.failures.check()
-        if self._apply is None:
-            return self._pending()
+        if self.desk.apply is None:
+            return self.desk.pending()
         if self.inbox:
-            self.serve()
+            self.desk.serve()
         return iter(())
 
     def reject(self, why: str) -> None:
         """Rejects the control that `boundary` yielded last."""
-        if self._current is not None:
-            current, self._current = self._current, None
-            self.settle(current, Rejected(why))
-
-    _current: Receipt | None = None
+        self.desk.reject(why)
 
     def stand_still(self, until: Callable[[], bool]) -> None:
         """Waits in the training thread, serving the inbox, until something holds or it is cancelled."""
         self._standstill.wait(lambda: until() or self._standstill.cancelled)
 
-    @property
-    def serves(self) -> bool:
-        """Whether it applies controls itself."""
-        return self._apply is not None
-
-    def serve(self) -> None:
-        """Applies all that waits in the inbox, in order. The training thread only."""
-        for receipt, winner in self.inbox.take():
-            if winner is None:
-                self._act(receipt)
-            else:
-                self.settle(receipt, Superseded(winner.id))
-
-    def settle(self, receipt: Receipt, outcome: Outcome) -> None:
-        """Publishes how a control ended, and tells its sender."""
-        id, control, source = receipt.id, receipt.control, receipt.source
-        if isinstance(outcome, Applied):
-            self.publish(
-                ControlApplied(id=id, control=control, source=source, result=outcome.result)
-            )
-        else:
-            why = outcome.why if isinstance(outcome, Rejected) else f"superseded by {outcome.by}"
-            self.publish(ControlRejected(id=id, control=control, source=source, why=why))
-        self.flush()
-        receipt.settle(outcome)
-
-    # Ends.
-
     def fail(self, subscription: Subscription[Any], event: Event, error: BaseException) -> None:
         """Deals with what a handler raised, as its `on_error` says. Any thread."""
-        self._bus.handler_failed(self, subscription, event, error)
+        failed(self, subscription, event, error)
 
     def cancel(self, within_s: float) -> None:
         """Makes the next `boundary` raise `RunCancelledError`. Any thread.
@@ -269,8 +236,7 @@ class Publisher:
     def close(self, why: str = "too late: the run has ended") -> None:
         """Ends publishing: what comes later is lost, and controls are rejected with `why`."""
         self._run_deferred()
-        for receipt in self.inbox.close(why):
-            self.settle(receipt, Rejected(why))
+        self.desk.close(why)
         self._run_deferred()
         with self._lock:
             self.closed = True
@@ -278,14 +244,8 @@ class Publisher:
 
     def abandon(self) -> None:
         """The same from another thread, when the training thread is stuck: nothing is called."""
-        with self._lock:
-            self.closed = True
-        why = "too late: the run has ended"
-        for receipt in self.inbox.close(why):
-            receipt.settle(Rejected(why))
-        self.flush()
-
-    # For the bus.
+        self._deferred.clear()
+        self.close()
 
     def reroute(self) -> None:
         """Forgets who gets what. The lock is held."""
@@ -333,34 +293,3 @@ class Publisher:
                 )
             finally:
                 self._noticed -= 1
-
-    def _pending(self) -> Iterator[Control]:
-        for receipt, winner in self.inbox.take():
-            if winner is not None:
-                self.settle(receipt, Superseded(winner.id))
-                continue
-            self._current = receipt
-            try:
-                yield receipt.control
-            except GeneratorExit:
-                self.reject("the loop left off before it acted on it; send it again")
-                raise
-            if self._current is receipt:
-                self._current = None
-                self.settle(receipt, Applied(self.step, self.epoch))
-
-    def _act(self, receipt: Receipt) -> None:
-        assert self._apply is not None
-        try:
-            result = self._apply(receipt.control, receipt.source)
-        except ControlRejectedError as error:
-            self.settle(receipt, Rejected(error.why))
-        except Exception as error:  # noqa: BLE001  # training stays as it was; the sender learns why
-            self.settle(receipt, Rejected(f"applying it raised {type(error).__name__}: {error}"))
-        else:
-            self._standstill.acted(receipt.control)
-            self.settle(receipt, Applied(self.step, self.epoch, result))
-
-
-def _nothing() -> None:
-    """Nobody waits."""

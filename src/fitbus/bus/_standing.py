@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from fitbus.bus._calls import Call, Turn
 from fitbus.bus._worker import Standing, controls_of, standing
-from fitbus.control import Control, StopTraining
+from fitbus.control import StopTraining
 from fitbus.events import Event
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ class Standstill:
         self._bell = threading.Event()
         self._acting: list[int] = []  # the thread, once for each `def` handler that it is in
         self._deadline: float | None = None
-        self._stopping = False
         self._warned: set[int] = set()
 
     @property
@@ -53,10 +52,6 @@ class Standstill:
         """Lets the thread look again."""
         self._bell.set()
 
-    def acted(self, control: Control) -> None:
-        """Notes a control that was applied: a stop ends the wait for room."""
-        self._stopping = self._stopping or isinstance(control, StopTraining)
-
     def may_act_here(self) -> bool:
         """Whether the caller is the training thread, in a `def` handler."""
         return bool(self._acting) and self._acting[-1] == threading.get_ident()
@@ -69,10 +64,10 @@ class Standstill:
             self._bell.clear()
             if until():
                 return
-            if publisher.serves and publisher.inbox:
-                publisher.serve()
-                continue
+            publisher.desk.serve()
             publisher.on_standstill()
+            if until():
+                return
             self._bell.wait(_TICK_S)
 
     def wait_for_room(self) -> None:
@@ -103,7 +98,7 @@ class Standstill:
         self, event: Event, handlers: Sequence[tuple[Subscription[Any], Hook]]
     ) -> None:
         """Lets the loop call handlers, together; waits for all; applies what they return."""
-        self._bus.check_hosted(event)
+        self._bus.hosting.check_hosted(event)
         calls: list[tuple[Subscription[Any], Call]] = []
         for subscription, hook in handlers:
             if self._passes(subscription, event):
@@ -122,8 +117,7 @@ class Standstill:
                 self._publisher.fail(subscription, event, call.error)
             for control in call.result or ():
                 self._publisher.inbox.post(control, subscription.name)
-        if self._publisher.serves:
-            self._publisher.serve()
+        self._publisher.desk.serve()
 
     def call_here(
         self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
@@ -149,8 +143,7 @@ class Standstill:
         while not subscription.turn.acquire(timeout=_TICK_S):
             if self._given_up():
                 return
-            if self._publisher.serves:
-                self._publisher.serve()
+            self._publisher.desk.serve()
         mark = Standing(self._publisher.run, in_thread=True)
         token = standing.set(mark)
         self._acting.append(threading.get_ident())
@@ -179,7 +172,7 @@ class Standstill:
         if subscription.ended:
             return False
         try:
-            return subscription.passes(event)
+            return subscription.filter.passes(event)
         except Exception as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
             self._publisher.fail(subscription, event, error)
             return False
@@ -188,7 +181,7 @@ class Standstill:
         return self._bus.crowded_by(self._publisher.run)
 
     def _stop_waits(self) -> bool:
-        return self._stopping or self._publisher.inbox.holds(StopTraining)
+        return self._publisher.desk.stopping or self._publisher.inbox.holds(StopTraining)
 
     def _given_up(self) -> bool:
         return self._bus.closed or (

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import final
+from typing import TYPE_CHECKING, Any, Self, final
+
+if TYPE_CHECKING:
+    from fitbus.bus._subscription import Subscription
 
 __all__ = ["BusStatistics", "DeliveryReport", "SubscriberReport", "SubscriptionStatistics"]
 
@@ -35,6 +38,22 @@ class SubscriptionStatistics:
     errors: int
     seconds: float
     held_s: float
+
+    @classmethod
+    def of(cls, subscription: Subscription[Any]) -> Self:
+        """Reads them; the bus' lock is held."""
+        mailbox, delivered = subscription.mailbox, subscription.delivered
+        return cls(
+            name=subscription.name,
+            published=mailbox.published,
+            delivered=delivered,
+            dropped=mailbox.dropped,
+            queued=len(mailbox),
+            in_flight=mailbox.taken - delivered,
+            errors=subscription.errors,
+            seconds=subscription.seconds,
+            held_s=subscription.held_s,
+        )
 
 
 @final
@@ -75,6 +94,20 @@ class SubscriberReport:
     errors: int
     seconds: float
     held_s: float
+
+    @classmethod
+    def of(cls, subscription: Subscription[Any]) -> Self:
+        """Draws it up; the bus' lock is held."""
+        now = SubscriptionStatistics.of(subscription)
+        return cls(
+            name=now.name,
+            delivered=now.delivered,
+            dropped=now.dropped - subscription.undelivered,
+            undelivered=subscription.undelivered + now.queued + now.in_flight,
+            errors=now.errors,
+            seconds=now.seconds,
+            held_s=now.held_s,
+        )
 
 
 @final

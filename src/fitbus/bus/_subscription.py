@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -13,6 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from fitbus.bus._calls import Call, Mark, Turn
+from fitbus.bus._filter import Filter
 from fitbus.bus._mailbox import Item, Mailbox
 from fitbus.bus._options import Hook, Options
 from fitbus.bus._statistics import SubscriberReport, SubscriptionStatistics
@@ -71,11 +71,7 @@ class Subscription(Generic[E_co]):
         self._hook = hook
         self._hooks = hooks or {}
         self._lock: Any = bus.lock
-        self._filtered = (
-            options.every > 1 or options.where is not None or options.every_s is not None
-        )
-        self._matched = 0
-        self._next_time = 0.0
+        self.filter = Filter(options)
         self._blocks = options.overflow == "block"
         self.mailbox = Mailbox(
             name,
@@ -85,6 +81,7 @@ class Subscription(Generic[E_co]):
         )
         self._armed = False  # in the ready list, or its worker is at it
         self._changed: anyio.Event | None = None
+        self._failure: BaseException | None = None  # raised by a stream's own predicate
         self._opened = not self.is_stream
         self.closing = False  # takes no more events, hands out those it has
         self.ended = False
@@ -96,8 +93,6 @@ class Subscription(Generic[E_co]):
         self.unyielded = 0  # events handled since its worker last let others run
         self.seconds = 0.0
         self.held_s = 0.0
-
-    # What users call.
 
     def cancel(self) -> None:
         """Ends it: nothing but what is in flight is delivered any more. Idempotent, any thread."""
@@ -116,24 +111,7 @@ class Subscription(Generic[E_co]):
     def statistics(self) -> SubscriptionStatistics:
         """Its counters at this moment; they add up. Any thread."""
         with self._lock:
-            mailbox = self.mailbox
-            delivered = self.delivered
-            return SubscriptionStatistics(
-                name=self.name,
-                published=mailbox.published,
-                delivered=delivered,
-                dropped=mailbox.dropped,
-                queued=len(mailbox),
-                in_flight=mailbox.taken - delivered,
-                errors=self.errors,
-                seconds=self.seconds,
-                held_s=self.held_s,
-            )
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has ended."""
-        return self.ended
+            return SubscriptionStatistics.of(self)
 
     async def __aenter__(self) -> Self:
         """Opens the stream: from here on it holds events."""
@@ -184,10 +162,6 @@ class Subscription(Generic[E_co]):
                 raise StopAsyncIteration
             await self.wait_for_change()
 
-    # What the publisher, the worker and the bus call.
-
-    _failure: BaseException | None = None  # raised by a stream's own predicate
-
     def hook_for(self, kind: type[Event]) -> Hook | None:
         """How it is called for a type; None for a stream."""
         return self._hook or self._hooks.get(kind)
@@ -206,7 +180,7 @@ class Subscription(Generic[E_co]):
 
     def offer(self, event: Event) -> None:
         """Takes an event in, unless a filter holds it back. The lock is held."""
-        if self._filtered and not self.passes(event):
+        if self.filter.active and not self.filter.passes(event):
             return
         if self.mailbox.put(event) and self._blocks:
             self._bus.crowded = True
@@ -222,21 +196,6 @@ class Subscription(Generic[E_co]):
                 return
         marker.finish()
 
-    def passes(self, event: Event) -> bool:
-        """Applies the filters; raises what the predicate raises."""
-        options = self.options
-        if options.where is not None and not options.where(event):
-            return False
-        self._matched += 1
-        if self._matched % options.every:
-            return False
-        if options.every_s is not None:
-            now = time.monotonic()
-            if now < self._next_time:
-                return False
-            self._next_time = now + options.every_s
-        return True
-
     def take(self) -> Item | None:
         """Takes what comes next. None if nothing waits: from then on its owner will be woken."""
         with self._lock:
@@ -248,9 +207,9 @@ class Subscription(Generic[E_co]):
         return item
 
     def take_some(self) -> list[Item]:
-        """Takes what waits, for its worker: one lock for many events where none can be dropped
-        meanwhile, since what a worker has taken is beyond the reach of an overflow policy. Empty if
-        nothing waits: from then on the worker will be woken.
+        """Takes what waits, for its worker; empty if nothing does: from then on it will be woken.
+
+        Many at once where nothing can be dropped: a policy can't reach what a worker has taken.
         """
         with self._lock:
             items = self.mailbox.take_some(_TOGETHER if self._blocks else 1)
@@ -264,20 +223,14 @@ class Subscription(Generic[E_co]):
         """Counts what its worker took and won't handle; nobody is left waiting for a marker."""
         with self._lock:
             events = sum(isinstance(i, Event) and not isinstance(i, Lagged) for i in items)
+            calls = sum(isinstance(i, Call) for i in items)  # published, and lost
             self.mailbox.give_up(events)
-            self.undelivered += events
+            self.mailbox.published += calls
+            self.mailbox.dropped += calls
+            self.undelivered += events + calls
         for item in items:
-            if isinstance(item, Call):
-                self._count_lost_call()
             if isinstance(item, Call | Turn | Mark):
                 item.finish()
-
-    def _count_lost_call(self) -> None:
-        """A call that is never made counts as an event published and lost."""
-        with self._lock:
-            self.mailbox.published += 1
-            self.mailbox.dropped += 1
-            self.undelivered += 1
 
     def take_event(self) -> Event | None:
         """Takes the next event if one comes next, and leaves a marker where it is. Any thread."""
@@ -326,17 +279,8 @@ class Subscription(Generic[E_co]):
 
     def report(self) -> SubscriberReport:
         """What it got in the end."""
-        now = self.statistics()
-        undelivered = self.undelivered + now.queued + now.in_flight
-        return SubscriberReport(
-            name=self.name,
-            delivered=now.delivered,
-            dropped=now.dropped - self.undelivered,
-            undelivered=undelivered,
-            errors=now.errors,
-            seconds=now.seconds,
-            held_s=now.held_s,
-        )
+        with self._lock:
+            return SubscriberReport.of(self)
 
     def _arm(self) -> None:
         self._armed = True

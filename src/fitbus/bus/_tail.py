@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import TYPE_CHECKING, Any, final
 
 from fitbus.events import Event, Lagged, PredictBatchEnd
+
+if TYPE_CHECKING:
+    from fitbus.bus._subscription import Subscription
 
 __all__ = ["Tail"]
 
@@ -55,6 +58,14 @@ class Tail:
         elif gap.kinds is not kinds and not set(kinds).issubset(gap.kinds):
             gap.kinds = (*gap.kinds, *kinds)
         gap.last_seq = seq + len(kinds) - 1
+
+    def replay(self, stream: Subscription[Any], after: int, run: str) -> None:
+        """Puts the events of a run after `after` into a stream. The bus' lock is held."""
+        for event in self.after(after, stream.kinds, stream.name, run):
+            if isinstance(event, Lagged):
+                stream.mailbox.put_loss(event)
+            else:
+                stream.offer(event)
 
     def after(
         self, seq: int, kinds: Sequence[type[Event]], subscriber: str, run: str

@@ -28,7 +28,7 @@ class Wakeup:
         wakes: How often the loop was told.
     """
 
-    def __init__(self, lock: threading.RLock) -> None:  # type: ignore[valid-type]  # a factory on 3.11
+    def __init__(self, lock: threading.RLock) -> None:
         self._lock: Any = lock
         self._armed = False
         self.ready: list[Subscription[Any]] = []

@@ -13,6 +13,7 @@ import anyio.lowlevel
 from fitbus._loops import run_in_daemon_thread
 from fitbus.bus._calls import Call, Mark, Turn
 from fitbus.bus._mailbox import Item
+from fitbus.bus._policy import answered
 from fitbus.control import Control
 from fitbus.errors import HandlerTimeoutError, InvalidHandlerError
 from fitbus.events import Event, Lagged
@@ -60,10 +61,10 @@ async def work(subscription: Subscription[Any], bus: Bus) -> None:
             await _loop(subscription, bus)
         finally:
             subscription.scope = None
-            if not (subscription.ended or bus.leaving(subscription)):
+            if not (subscription.ended or bus.hosting.leaving(subscription)):
                 # Cancelled from outside, natively for one: nobody is left to call its handler.
                 subscription.cancel()
-            bus.worker_left(subscription)
+            bus.hosting.worker_left(subscription)
 
 
 async def _loop(subscription: Subscription[Any], bus: Bus) -> None:
@@ -73,7 +74,7 @@ async def _loop(subscription: Subscription[Any], bus: Bus) -> None:
             await _handle_items(subscription, bus, items)
         elif subscription.closing:
             subscription.cancel()
-        elif bus.leaving(subscription):
+        elif bus.hosting.leaving(subscription):
             return
         else:
             await subscription.wait_for_change()
@@ -124,7 +125,9 @@ async def _answer(subscription: Subscription[Any], bus: Bus, call: Call) -> None
         subscription.delivered += 1
         call.finish()
     if not call.waited_for:
-        bus.answered(subscription, call.event, call.result or (), call.error)
+        answered(
+            bus.publisher_of(call.event), subscription, call.event, call.result or (), call.error
+        )
 
 
 async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> None:
@@ -148,9 +151,15 @@ async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> Non
             else await _within(subscription, lambda: answer)
         )
         if result is not None:
-            bus.answered(subscription, first, controls_of(subscription, result), None)
+            answered(
+                bus.publisher_of(first),
+                subscription,
+                first,
+                controls_of(subscription, result),
+                None,
+            )
     except _HANDLER_ERRORS as error:
-        bus.answered(subscription, first, (), error)
+        answered(bus.publisher_of(first), subscription, first, (), error)
     finally:
         subscription.delivered += sum(not isinstance(event, Lagged) for event in events)
 
@@ -163,9 +172,15 @@ def _handle_in_thread(subscription: Subscription[Any], bus: Bus, hook: Hook, fir
         try:
             result = hook.function(events if subscription.options.batched else item)
             if result is not None:
-                bus.answered(subscription, item, controls_of(subscription, result), None)
+                answered(
+                    bus.publisher_of(item),
+                    subscription,
+                    item,
+                    controls_of(subscription, result),
+                    None,
+                )
         except BaseException as error:  # noqa: BLE001  # the policy decides; it isn't lost
-            bus.answered(subscription, item, (), error)
+            answered(bus.publisher_of(item), subscription, item, (), error)
         finally:
             subscription.delivered += sum(not isinstance(event, Lagged) for event in events)
         item = None if subscription.ended else subscription.take_event()

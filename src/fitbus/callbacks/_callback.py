@@ -23,8 +23,8 @@ from fitbus.events import (
     TestEnd,
     TrainBegin,
     TrainEnd,
+    is_rare,
 )
-from fitbus.events import is_rare
 
 if TYPE_CHECKING:
     from fitbus.train import ModelView, Run

@@ -3,7 +3,7 @@
 from fitbus.train._history import History
 from fitbus.train._metrics import Fold
 from fitbus.train._model import ModelView, OptimizerView
-from fitbus.train._run import Run, RunStatus
+from fitbus.train._run import Run, RunStatistics, RunStatus
 from fitbus.train._runs import Runs
 from fitbus.train._state import TrainState
 from fitbus.train._task import Batch, ControlAppliers, Metrics, Supervised, Task
@@ -18,6 +18,7 @@ __all__ = [
     "ModelView",
     "OptimizerView",
     "Run",
+    "RunStatistics",
     "RunStatus",
     "Runs",
     "Supervised",

@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
-from typing import Any, final
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypedDict, final
 
 import jax
 
 from fitbus.errors import DataError, InvalidArgumentError
-from fitbus.train._data import check_weight, is_arrays, rows, source
+from fitbus.train._data import is_arrays, rows, source
 from fitbus.train._feed import Feed
 from fitbus.train._fit import FitJob
+from fitbus.train._weights import check_weight
 
-__all__ = ["FitArguments", "checked_flags", "flattened", "positive", "seconds"]
+__all__ = [
+    "FIT_OPTIONS",
+    "FitArguments",
+    "RunOptions",
+    "checked_flags",
+    "flattened",
+    "positive",
+    "seconds",
+]
+
+
+class RunOptions(TypedDict, total=False):
+    """The keyword arguments of `Trainer.run`: those of `Trainer.fit`, and the run's id."""
+
+    batch_size: int
+    epochs: int
+    verbose: int
+    callbacks: Iterable[Any] | None
+    validation_split: float
+    validation_data: Any
+    shuffle: bool
+    class_weight: Mapping[int, float] | None
+    sample_weight: Any
+    initial_epoch: int
+    steps_per_epoch: int | None
+    validation_steps: int | None
+    validation_freq: int | Collection[int]
+    steps_per_execution: int
+    grace_s: float
+    drain_s: float
+    run_id: str | None
+
+
+FIT_OPTIONS = frozenset(RunOptions.__annotations__) - {"run_id"}
 
 
 @final
@@ -22,19 +56,19 @@ __all__ = ["FitArguments", "checked_flags", "flattened", "positive", "seconds"]
 class FitArguments:
     """What `fit` was given besides data, callbacks and times."""
 
-    batch_size: int
-    epochs: int
-    verbose: int
-    validation_split: float
-    validation_data: Any
-    shuffle: bool
-    class_weight: Any
-    sample_weight: Any
-    initial_epoch: int
-    steps_per_epoch: int | None
-    validation_steps: int | None
-    validation_freq: int | Collection[int]
-    steps_per_execution: int
+    batch_size: int = 32
+    epochs: int = 1
+    verbose: int = 0
+    validation_split: float = 0.0
+    validation_data: Any = None
+    shuffle: bool = True
+    class_weight: Any = None
+    sample_weight: Any = None
+    initial_epoch: int = 0
+    steps_per_epoch: int | None = None
+    validation_steps: int | None = None
+    validation_freq: int | Collection[int] = 1
+    steps_per_execution: int = 1
 
     def __post_init__(self) -> None:
         positive("batch_size", self.batch_size)
@@ -149,6 +183,34 @@ class FitArguments:
             part(weight, head),
             (part(x, tail), part(y, tail), part(weight, tail)),
         )
+
+
+def plain_feed(
+    x: Any,
+    y: Any,
+    batch_size: int,
+    sample_weight: Any,
+    steps: int | None,
+    *,
+    pad: bool,
+    pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+) -> Feed:
+    """The data of an evaluation or a prediction: in order, from the start each time."""
+    positive("batch_size", batch_size)
+    positive("steps", steps, none=True)
+    data = source(
+        x,
+        y,
+        sample_weight,
+        None,
+        argument="x",
+        batch_size=batch_size,
+        shuffle=False,
+        seed=(),
+        pad=pad,
+        pull=pull,
+    )
+    return Feed("x", data, steps, anew=True)
 
 
 def is_arrays_or_none(value: Any) -> bool:

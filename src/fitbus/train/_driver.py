@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import anyio
 
@@ -11,7 +11,6 @@ from fitbus._loops import run_in_daemon_thread
 from fitbus.bus import DeliveryReport
 from fitbus.errors import (
     FitbusError,
-    InvalidArgumentError,
     RunCancelledError,
     RunEndedError,
     ThreadStuckError,
@@ -19,6 +18,7 @@ from fitbus.errors import (
 from fitbus.events import TrainEnd
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
+from fitbus.train._job import Job, RunStatistics
 from fitbus.train._state import TrainState, from_host, is_lost
 
 if TYPE_CHECKING:
@@ -26,24 +26,7 @@ if TYPE_CHECKING:
     from fitbus.train._run import Run, RunStatus
     from fitbus.train._trainer import Trainer
 
-__all__ = ["Driver", "Job"]
-
-
-class Job(Protocol):
-    """What a run does."""
-
-    @property
-    def kind(self) -> str:
-        """The first part of its id."""
-        ...
-
-    def main(self, engine: Engine) -> Any:
-        """Does it, in the training thread; returns its result."""
-        ...
-
-    def end(self, engine: Engine, reason: str, detail: str) -> None:
-        """Publishes its end, on every way out."""
-        ...
+__all__ = ["Driver"]
 
 
 @final
@@ -88,10 +71,15 @@ class Driver:
             return "finishing" if self._ending else "paused" if self.engine.paused else "running"
         return self._outcome
 
-    @property
-    def job(self) -> Job:
-        """What it does."""
-        return self._job
+    def statistics(self) -> RunStatistics:
+        """The run's counters."""
+        flight, bus, id = self._trainer.flight, self._run.bus, self._run.id
+        return RunStatistics(
+            step=0 if self.engine is None else self.engine.updates,
+            steps_in_flight=flight.limit,
+            step_s=flight.step_s,
+            subscriptions=tuple(s.statistics() for s in bus.subscriptions if s.run in (None, id)),
+        )
 
     @property
     def params(self) -> dict[str, Any]:
@@ -101,22 +89,6 @@ class Driver:
             "epochs": getattr(self._job, "epochs", 1),
             "steps": getattr(self._job, "steps", None),
         }
-
-    def attach(self, callback: Any) -> None:
-        """Attaches a callback object or a handler."""
-        attach = getattr(callback, "attach", None)
-        if isinstance(callback, type):
-            raise InvalidArgumentError(
-                "callbacks", callback, f"give an instance: {callback.__name__}()"
-            )
-        if callable(attach):
-            attach(self._run)
-        elif callable(callback):
-            self._run.add(callback)
-        else:
-            raise InvalidArgumentError(
-                "callbacks", callback, "give Callback objects, handlers, or lists of them"
-            )
 
     def keep_error(self, error: BaseException) -> None:
         """Keeps an error that kept it from starting, or that nobody has waited for."""
@@ -131,7 +103,7 @@ class Driver:
         if self._outcome != "pending":
             raise FitbusError(f"{self._run!r} was started before; make a new one")
         trainer = self._trainer
-        state = trainer.begin(self._run)
+        state = trainer.keeper.lend(self._run)
         try:
             self.settings = JaxSettings()
             self.engine = Engine(
@@ -145,7 +117,7 @@ class Driver:
             )
             self._host = await self._run.bus.hosted().__aenter__()
         except BaseException:
-            trainer.end(state)
+            trainer.keeper.take_back(state)
             raise
         self._outcome = "running"
         trainer.puller.connect(self.engine, self._host.tasks)
@@ -214,13 +186,13 @@ class Driver:
                     self._result = await run_in_daemon_thread(
                         lambda: self._in_thread(engine),
                         f"fitbus {self._run.id}",
-                        self._trainer.unstuck,
+                        self._trainer.keeper.unstuck,
                     )
                 except (Exception, KeyboardInterrupt, SystemExit) as raised:  # noqa: BLE001  # leaves from `wait`
                     error = raised
                 ended = True
             if ended:
-                self._trainer.end(self._state_after(engine, error))
+                self._trainer.keeper.take_back(self._state_after(engine, error))
             else:
                 error = self._abandon(engine)
             await self._finish(engine, error)
@@ -241,7 +213,7 @@ class Driver:
     def _abandon(self, engine: Engine) -> BaseException:
         """Leaves a thread behind that doesn't end; says what it is in."""
         error = ThreadStuckError(engine.activity, self._grace_s)
-        self._trainer.stuck(error)
+        self._trainer.keeper.stuck(error)
         if self._job.kind == "fit":
             engine.publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))
         engine.publisher.abandon()

@@ -181,7 +181,7 @@ class ModelView:
     def engine(self, what: str) -> Engine:
         """The engine, for a waiting `def` hook of the run."""
         mark = standing.get()
-        engine = self._run.engine
+        engine = self._run.driver.engine
         inside = mark is not None and mark.active and mark.in_thread and mark.run == self._run.id
         if engine is None or not inside:
             raise WrongThreadError(

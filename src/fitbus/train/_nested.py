@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, final
 
 from fitbus.errors import DataError
-from fitbus.train._arguments import positive
-from fitbus.train._data import source
+from fitbus.train._arguments import plain_feed
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import EvaluateJob, evaluate_quietly
 from fitbus.train._feed import Feed
@@ -45,13 +44,15 @@ class Nested:
         steps: int | None,
     ) -> Self:
         """An evaluation."""
-        feed = _feed(trainer, x, y, batch_size, sample_weight, steps)
+        feed = plain_feed(
+            x, y, batch_size, sample_weight, steps, pad=trainer.steps.pad, pull=_no_async
+        )
         return cls(trainer, feed, EvaluateJob(feed))
 
     @classmethod
     def predict(cls, trainer: Trainer, x: Any, batch_size: int, steps: int | None) -> Self:
         """A prediction."""
-        feed = _feed(trainer, x, None, batch_size, None, steps)
+        feed = plain_feed(x, None, batch_size, None, steps, pad=trainer.steps.pad, pull=_no_async)
         return cls(trainer, feed, PredictJob(feed))
 
     def prepared(self, state: TrainState, callbacks: Iterable[Any]) -> Callable[[], Any]:
@@ -73,7 +74,7 @@ class Nested:
             engine = Engine(
                 trainer.bus, run.id, trainer.steps, state, flight=Flight("auto", trainer.flush_s)
             )
-            run.adopt(engine)
+            run.driver.engine = engine
             try:
                 return job.main(engine)
             finally:
@@ -85,26 +86,6 @@ class Nested:
         """Ends its run, if it has one; handlers still get what waits for them. Any thread."""
         if self._id is not None:
             self._trainer.bus.finish_run(self._id, drained=False)
-
-
-def _feed(
-    trainer: Trainer, x: Any, y: Any, batch_size: int, sample_weight: Any, steps: int | None
-) -> Feed:
-    positive("batch_size", batch_size)
-    positive("steps", steps, none=True)
-    data = source(
-        x,
-        y,
-        sample_weight,
-        None,
-        argument="x",
-        batch_size=batch_size,
-        shuffle=False,
-        seed=(),
-        pad=trainer.steps.pad,
-        pull=_no_async,
-    )
-    return Feed("x", data, steps, anew=True)
 
 
 def _no_async(items: AsyncIterator[Any]) -> Iterator[Any]:

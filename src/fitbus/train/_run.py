@@ -6,12 +6,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, final
 
-import anyio
-
-from fitbus._loops import LoopHandle, run_in_daemon_thread
 from fitbus.bus import (
     Bus,
-    BusStatistics,
     DeliveryReport,
     Hook,
     Options,
@@ -20,21 +16,19 @@ from fitbus.bus import (
     standing,
 )
 from fitbus.control import Applied, Control, Inbox, Receipt
-from fitbus.errors import RunEndedError, WouldDeadlockError, WrongThreadError
+from fitbus.errors import InvalidArgumentError, RunEndedError, WouldDeadlockError, WrongThreadError
 from fitbus.events import Event
-from fitbus.train._arguments import flattened
+from fitbus.train._beside import Beside
 from fitbus.train._driver import Driver
-from fitbus.train._engine import Request
+from fitbus.train._job import Job, RunStatistics
 from fitbus.train._model import ModelView
 from fitbus.train._nested import Nested
-from fitbus.train._state import TrainState, copied, on_host
+from fitbus.train._state import TrainState, on_host
 
 if TYPE_CHECKING:
-    from fitbus.train._driver import Job
-    from fitbus.train._engine import Engine
     from fitbus.train._trainer import Trainer
 
-__all__ = ["Run", "RunStatus"]
+__all__ = ["Run", "RunStatistics", "RunStatus"]
 
 RunStatus: TypeAlias = Literal[
     "pending", "running", "paused", "finishing", "completed", "stopped", "cancelled", "failed"
@@ -58,6 +52,7 @@ class Run(Subscribable, Generic[ResultT]):
         id: Its id, in the envelope of each of its events.
         bus: The bus that carries them.
         inbox: The controls that wait.
+        driver: What drives it; for the trainer and its parts.
         open_logs: Whether a callback may add names to the logs of an epoch.
     """
 
@@ -69,28 +64,24 @@ class Run(Subscribable, Generic[ResultT]):
         self.inbox = Inbox()
         self.open_logs = False
         self._trainer = trainer
-        self._driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
+        self.driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
+        self._beside = Beside(self, trainer, self.driver)
 
     # Its life.
 
     @property
     def status(self) -> RunStatus:
         """Where it stands; the last four of `RunStatus` are final."""
-        return self._driver.status
+        return self.driver.status
 
     @property
     def report(self) -> DeliveryReport | None:
         """What each subscriber got; None until the run has ended."""
-        return self._driver.report
+        return self.driver.report
 
-    def statistics(self) -> BusStatistics:
-        """The bus' counters, and the steps in flight, at this moment. Any thread."""
-        return self.bus.statistics()
-
-    @property
-    def steps_in_flight(self) -> int:
-        """How many steps may be in flight at present: so late a control can act, at the most."""
-        return self._trainer.flight.limit
+    def statistics(self) -> RunStatistics:
+        """Its counters at this moment. Any thread."""
+        return self.driver.statistics()
 
     async def __aenter__(self) -> Self:
         """Starts it.
@@ -99,7 +90,7 @@ class Run(Subscribable, Generic[ResultT]):
             TrainerBusyError: Another run of the trainer is live.
             ThreadStuckError: A cancelled run's thread hasn't ended yet.
         """
-        await self._driver.start()
+        await self.driver.start()
         return self
 
     async def __aexit__(
@@ -109,7 +100,7 @@ class Run(Subscribable, Generic[ResultT]):
         traceback: TracebackType | None,
     ) -> None:
         """Waits for it, or cancels it."""
-        await self._driver.leave(error)
+        await self.driver.leave(error)
 
     async def wait(self) -> ResultT:
         """Waits until it has ended and its subscribers are drained.
@@ -122,7 +113,7 @@ class Run(Subscribable, Generic[ResultT]):
             WouldDeadlockError: Called by a waiting handler of the run.
         """
         self.check_not_standing("wait")
-        result: ResultT = await self._driver.wait()
+        result: ResultT = await self.driver.wait()
         return result
 
     # Control.
@@ -134,7 +125,7 @@ class Run(Subscribable, Generic[ResultT]):
             control: The control.
             source: Who sends it, for `ControlApplied.source`.
         """
-        engine = self._driver.engine
+        engine = self.driver.engine
         if engine is None:
             return self.inbox.post(control, source)
         return engine.publisher.post(control, source)
@@ -175,7 +166,7 @@ class Run(Subscribable, Generic[ResultT]):
             WrongThreadError: Asked for elsewhere, where it may be donated at any moment.
         """
         mark = standing.get()
-        engine = self._driver.engine
+        engine = self.driver.engine
         if engine is None or mark is None or not mark.active or mark.run != self.id:
             raise WrongThreadError(
                 "run.state is there for waiting handlers of the run only; elsewhere use"
@@ -185,8 +176,8 @@ class Run(Subscribable, Generic[ResultT]):
 
     async def snapshot(self) -> TrainState:
         """A copy of the state at a step boundary: NumPy arrays; random keys as their data."""
-        state: TrainState = await self._at_boundary(on_host)
-        self._driver.snapshot = state
+        state: TrainState = await self._beside.at_boundary(on_host)
+        self.driver.snapshot = state
         return state
 
     async def predict(
@@ -202,7 +193,7 @@ class Run(Subscribable, Generic[ResultT]):
         Publishes nothing, unless given callbacks: then as a run of its own on the same bus.
         """
         nested = Nested.predict(self._trainer, x, batch_size, steps)
-        return await self._in_thread(nested, callbacks)
+        return await self._beside.in_thread(nested, callbacks)
 
     async def evaluate(
         self,
@@ -219,44 +210,8 @@ class Run(Subscribable, Generic[ResultT]):
         Publishes nothing, unless given callbacks: then as a run of its own on the same bus.
         """
         nested = Nested.evaluate(self._trainer, x, y, batch_size, sample_weight, steps)
-        logs: dict[str, float] = await self._in_thread(nested, callbacks)
+        logs: dict[str, float] = await self._beside.in_thread(nested, callbacks)
         return logs
-
-    def left_state(self) -> TrainState | None:
-        """The state that an abandoned thread left, once it has ended. For the trainer."""
-        return self._driver.left_state()
-
-    async def _in_thread(self, nested: Nested, callbacks: Sequence[Any]) -> Any:
-        state = await self._at_boundary(copied)
-        settings = self._driver.settings
-        work = nested.prepared(state, flattened(callbacks))
-
-        def main() -> Any:
-            with settings.applied():
-                return work()
-
-        try:
-            return await run_in_daemon_thread(main, f"fitbus {self.id}, nested")
-        finally:
-            nested.close()
-
-    async def _at_boundary(self, work: Callable[[TrainState], Any]) -> Any:
-        engine = self._driver.engine
-        if engine is None or self._driver.final:
-            return work(self._trainer.state)
-        mark = standing.get()
-        if mark is not None and mark.active and mark.in_thread and mark.run == self.id:
-            return work(engine.state)  # its thread stands in the `def` handler that asks
-        done = anyio.Event()
-        loop = LoopHandle()
-        request = Request(work, lambda: loop.call_soon(done.set))
-        engine.request(request)
-        await done.wait()
-        if isinstance(request.error, RunEndedError):
-            return work(self._trainer.last_state())
-        if request.error is not None:
-            raise request.error
-        return request.value
 
     # Subscribing: see `Subscribable`.
 
@@ -288,7 +243,18 @@ class Run(Subscribable, Generic[ResultT]):
 
     def attach(self, callback: Any) -> None:
         """Attaches one item of `callbacks=[...]`: a callback object or a handler."""
-        self._driver.attach(callback)
+        if isinstance(callback, type):
+            raise InvalidArgumentError(
+                "callbacks", callback, f"give an instance: {callback.__name__}()"
+            )
+        if callable(attach := getattr(callback, "attach", None)):
+            attach(self)
+        elif callable(callback):
+            self.add(callback)
+        else:
+            raise InvalidArgumentError(
+                "callbacks", callback, "give Callback objects, handlers, or lists of them"
+            )
 
     def model(self, source: str) -> ModelView:
         """The Keras-shaped view that a callback has as `self.model`.
@@ -299,39 +265,26 @@ class Run(Subscribable, Generic[ResultT]):
         return ModelView(self._trainer, self, source)
 
     @property
-    def engine(self) -> Engine | None:
-        """What runs in the training thread; None before the start. For `ModelView`."""
-        return self._driver.engine
-
-    def adopt(self, engine: Engine) -> None:
-        """Becomes the handle of a nested run that another thread drives."""
-        self._driver.engine = engine
-
-    def keep_error(self, error: BaseException) -> None:
-        """Keeps an error for `wait`; for `Runs`, where nobody may be waiting yet."""
-        self._driver.keep_error(error)
-
-    @property
     def stopping(self) -> bool:
         """Whether a stop was asked for and has acted."""
-        engine = self._driver.engine
+        engine = self.driver.engine
         return engine is not None and engine.stopping
 
     @property
     def params(self) -> dict[str, Any]:
         """What Keras gives callbacks as `params`: verbose, epochs and steps."""
-        return self._driver.params
+        return self.driver.params
 
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
         """Lets a callback look at the names that logs will have, before the first step."""
-        self._driver.checks.append(check)
+        self.driver.checks.append(check)
 
     def may_add_logs(self) -> None:
         """Notes that a callback may add names to the logs of an epoch."""
         self.open_logs = True
 
     def _check_alive(self) -> None:
-        if self._driver.final:
+        if self.driver.final:
             raise RunEndedError(self.id, "it could be subscribed to")
 
     def __repr__(self) -> str:

@@ -109,7 +109,7 @@ class Runs(Mapping[str, Run[History]]):
             async with run:
                 await run.wait()
         except Exception as error:  # noqa: BLE001  # one run's failure isn't the service's
-            run.keep_error(error)
+            run.driver.keep_error(error)
 
     def __repr__(self) -> str:
         """Shows the runs."""

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal, final
+from typing import Any, Literal, Unpack, final
 
 import anyio
-import jax
-import jax.numpy as jnp
 
 from fitbus._loops import in_event_loop
 from fitbus.bus import Bus
 from fitbus.errors import (
     FitbusError,
     InvalidArgumentError,
-    StateLostError,
-    ThreadStuckError,
-    TrainerBusyError,
 )
 from fitbus.train._arguments import (
+    FIT_OPTIONS,
     FitArguments,
+    RunOptions,
     checked_flags,
     flattened,
+    plain_feed,
     positive,
     seconds,
 )
-from fitbus.train._data import source
 from fitbus.train._evaluate import EvaluateJob
 from fitbus.train._feed import Feed
 from fitbus.train._history import History
+from fitbus.train._keeper import StateKeeper
 from fitbus.train._pipeline import Flight
 from fitbus.train._predict import PredictJob
 from fitbus.train._pull import Puller
 from fitbus.train._run import Run
-from fitbus.train._state import TrainState, copied, placed
+from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps
 from fitbus.train._task import Task
 
@@ -84,11 +81,7 @@ class Trainer:
         self.flush_s = flush_s
         self.flight = Flight(max_in_flight, flush_s)
         self.puller = Puller()
-        self._lock = threading.Lock()
-        self._state: TrainState | None = _initial(task, params, seed)
-        self._lent = False
-        self._live: Run[Any] | None = None
-        self._stuck: ThreadStuckError | None = None
+        self.keeper = StateKeeper(task, params, seed)
 
     @property
     def state(self) -> TrainState:
@@ -99,13 +92,7 @@ class Trainer:
             ThreadStuckError: A cancelled run's thread hasn't ended yet.
             StateLostError: A step failed after its state was donated.
         """
-        if self._stuck is not None:
-            raise self._stuck
-        if self._live is not None:
-            raise TrainerBusyError(
-                f"{self._live!r} is live and its state donated; use `await run.snapshot()`"
-            )
-        return self.last_state()
+        return self.keeper.show()
 
     async def fit(
         self,
@@ -129,65 +116,10 @@ class Trainer:
         grace_s: float = 5.0,
         drain_s: float = 30.0,
     ) -> History:
-        """Trains; the same as `run`, awaited to its end. See there for the arguments.
+        """Trains, and returns when all is done and delivered.
 
         Cancelling it stops training at the next step boundary, delivers `TrainEnd("cancelled")`,
         and leaves `trainer.state` at the last completed step.
-
-        Returns:
-            The logs of each epoch.
-
-        Raises:
-            BaseException: What a step, the data or a handler raised, as itself.
-            ThreadStuckError: The training thread did not end within `grace_s`.
-        """
-        run = self.run(
-            x,
-            y,
-            batch_size=batch_size,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=callbacks,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            shuffle=shuffle,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_freq=validation_freq,
-            steps_per_execution=steps_per_execution,
-            grace_s=grace_s,
-            drain_s=drain_s,
-        )
-        async with run:
-            return await run.wait()
-
-    def run(
-        self,
-        x: Any,
-        y: Any = None,
-        *,
-        batch_size: int = 32,
-        epochs: int = 1,
-        verbose: int = 0,
-        callbacks: Iterable[Any] | None = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
-        sample_weight: Any = None,
-        initial_epoch: int = 0,
-        steps_per_epoch: int | None = None,
-        validation_steps: int | None = None,
-        validation_freq: int | Collection[int] = 1,
-        steps_per_execution: int = 1,
-        grace_s: float = 5.0,
-        drain_s: float = 30.0,
-        run_id: str | None = None,
-    ) -> Run[History]:
-        """A live handle of a training: `async with trainer.run(...) as run:`.
 
         Args:
             x: Arrays, or dicts and tuples of arrays, with a common first dimension; or, with `y`
@@ -212,32 +144,41 @@ class Trainer:
             steps_per_execution: Accepted as in Keras; every step is run, and reported, by itself.
             grace_s: Seconds that the thread gets to end after a cancellation.
             drain_s: Seconds that handlers get to finish after the last event.
-            run_id: The run's id; default `"fit-1"`, `"fit-2"`, ... by bus.
+
+        Returns:
+            The logs of each epoch.
+
+        Raises:
+            InvalidArgumentError: An argument is out of range, or doesn't go with another.
+            DataError: The data are empty, or of different lengths.
+            BaseException: What a step, the data or a handler raised, as itself.
+            ThreadStuckError: The training thread did not end within `grace_s`.
+        """
+        options = {name: value for name, value in locals().items() if name in FIT_OPTIONS}
+        async with self.run(x, y, **options) as run:
+            return await run.wait()
+
+    def run(self, x: Any, y: Any = None, **options: Unpack[RunOptions]) -> Run[History]:
+        """A live handle of a training: `async with trainer.run(...) as run:`.
+
+        Args:
+            x: As in `fit`.
+            y: As in `fit`.
+            options: As in `fit`; and `run_id`, the run's id (default `"fit-1"`, `"fit-2"`, ... by
+                bus).
 
         Raises:
             InvalidArgumentError: An argument is out of range, or doesn't go with another.
             DataError: The data are empty, or of different lengths.
         """
-        arguments = FitArguments(
-            batch_size=batch_size,
-            epochs=epochs,
-            verbose=verbose,
-            validation_split=validation_split,
-            validation_data=validation_data,
-            shuffle=shuffle,
-            class_weight=class_weight,
-            sample_weight=sample_weight,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_freq=validation_freq,
-            steps_per_execution=steps_per_execution,
-        )
+        callbacks = options.pop("callbacks", None)
+        run_id = options.pop("run_id", None)
+        grace_s, drain_s = options.pop("grace_s", 5.0), options.pop("drain_s", 30.0)
+        arguments = FitArguments(**options)
         job = arguments.job(
-            x, y, seed=(self.seed, self._updates()), pad=self.steps.pad, pull=self.puller
+            x, y, seed=(self.seed, self.keeper.updates), pad=self.steps.pad, pull=self.puller
         )
-        run: Run[History] = self._new_run(job, callbacks, grace_s, drain_s, run_id, verbose)
-        return run
+        return self._new_run(job, callbacks, grace_s, drain_s, run_id, arguments.verbose)
 
     async def evaluate(
         self,
@@ -321,71 +262,10 @@ class Trainer:
 
         return anyio.run(main)
 
-    # For its runs.
-
-    def begin(self, run: Run[Any]) -> TrainState:
-        """Gives a run the state, which the trainer then no longer has."""
-        with self._lock:
-            if self._stuck is not None:
-                raise self._stuck
-            if self._live is not None:
-                raise TrainerBusyError(
-                    f"{self._live!r} is live: one call at a time for each trainer; wait for it, or"
-                    " make a second trainer"
-                )
-            state = self.last_state(lend=False)
-            self._live = run
-        return copied(state, "state") if self._lent else state
-
-    def end(self, state: TrainState | None) -> None:
-        """Takes the state back; None if it was lost."""
-        with self._lock:
-            self._state = state
-            self._live = None
-            self._lent = False
-
-    def stuck(self, error: ThreadStuckError) -> None:
-        """Notes that a run's thread was left behind."""
-        with self._lock:
-            self._stuck = error
-
-    def unstuck(self) -> None:
-        """Notes that it has ended."""
-        with self._lock:
-            live, self._live, self._stuck = self._live, None, None
-            self._lent = False
-            if live is not None:
-                self._state = live.left_state()
-
-    def last_state(self, *, lend: bool = True) -> TrainState:
-        """The state after the last run, whether or not one is ending."""
-        if self._state is None:
-            raise StateLostError(
-                "a step failed after its state was donated, and there is no snapshot; take one now"
-                " and then with `await run.snapshot()`, and make a new trainer"
-            )
-        self._lent = self._lent or lend
-        return self._state
-
-    def _updates(self) -> int:
-        return 0 if self._state is None or self._live is not None else int(self._state.step)
-
     def _feed(self, x: Any, y: Any, batch_size: int, sample_weight: Any, steps: int | None) -> Feed:
-        positive("batch_size", batch_size)
-        positive("steps", steps, none=True)
-        data = source(
-            x,
-            y,
-            sample_weight,
-            None,
-            argument="x",
-            batch_size=batch_size,
-            shuffle=False,
-            seed=(),
-            pad=self.steps.pad,
-            pull=self.puller,
+        return plain_feed(
+            x, y, batch_size, sample_weight, steps, pad=self.steps.pad, pull=self.puller
         )
-        return Feed("x", data, steps, anew=True)
 
     def _new_run(
         self,
@@ -411,29 +291,5 @@ class Trainer:
 
     def __repr__(self) -> str:
         """Shows its task and whether it is busy."""
-        busy = "busy" if self._live is not None else "idle"
+        busy = "idle" if self.keeper.live is None else "busy"
         return f"<Trainer of {type(self.steps.task).__name__}: {busy}>"
-
-
-def _initial(task: Any, params: Any, seed: int) -> TrainState:
-    if isinstance(params, TrainState):
-        return placed(copied(params, "params"))
-    key = jax.random.key(seed)
-    if not jax.tree.leaves(params):
-        raise InvalidArgumentError("params", params, "give a pytree with at least one array")
-    params = copied(params)
-    if callable(getattr(task, "init", None)):
-        state = task.init(params, key)
-        if not isinstance(state, TrainState):
-            raise InvalidArgumentError("task", state, "its `init` must return a TrainState")
-        return placed(copied(state, "the state from task.init"))
-    optimizer = getattr(task, "optimizer", None)
-    opt_state = () if optimizer is None else optimizer.init(params)
-    return placed(
-        TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            opt_state=copied(opt_state, "opt_state"),
-            key=key,
-        )
-    )

@@ -1,0 +1,71 @@
+"""How handlers get through what waits for them, before they are ended."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from fitbus.bus._calls import Mark
+from fitbus.bus._statistics import DeliveryReport
+
+if TYPE_CHECKING:
+    from fitbus.bus._bus import Bus
+    from fitbus.bus._publisher import Publisher
+    from fitbus.bus._subscription import Subscription
+
+__all__ = ["drained", "finish"]
+
+_logger = logging.getLogger("fitbus")
+
+
+async def drained(
+    bus: Bus,
+    subscriptions: Sequence[Subscription[Any]],
+    publisher: Publisher | None,
+    drain_s: float,
+) -> DeliveryReport:
+    """Waits, up to a time, for handlers to reach the end of what they have.
+
+    Args:
+        bus: The bus.
+        subscriptions: Whom to wait for; streams are reported, but not waited for.
+        publisher: Of the run that ends: those of its subscribers that have ended before are in the
+            report too. None for the whole bus.
+        drain_s: Seconds at the most.
+    """
+    started = time.perf_counter()
+    marks: list[Mark] = []
+    for subscription in subscriptions:
+        if bus.hosting.hosts_subscription(subscription):
+            mark = Mark()
+            subscription.put_marker(mark)
+            marks.append(mark)
+    bus.wakeup.flush()
+    with anyio.move_on_after(drain_s):
+        for mark in marks:
+            await mark.wait()
+    entries = {s.order: s.report() for s in subscriptions}
+    if publisher is not None:
+        entries.update(publisher.retired)
+    return DeliveryReport(
+        subscribers=tuple(report for _, report in sorted(entries.items(), key=lambda e: e[0])),
+        seconds=time.perf_counter() - started,
+        errors=() if publisher is None else publisher.failures.notes,
+    )
+
+
+def finish(subscription: Subscription[Any]) -> None:
+    """Ends a subscription: a stream hands out what it has, a handler is left no more time."""
+    if subscription.is_stream:
+        subscription.close()
+        return
+    scope = subscription.scope
+    busy = subscription.statistics().in_flight
+    subscription.cancel()
+    if busy and scope is not None:
+        _logger.warning("handler %r was cancelled: it ran on past drain_s", subscription.name)
+        scope.cancel()

@@ -1,0 +1,70 @@
+"""What others do with the state of a live run: at a boundary, or beside it in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import anyio
+
+from fitbus._loops import LoopHandle, run_in_daemon_thread
+from fitbus.bus import standing
+from fitbus.errors import RunEndedError
+from fitbus.train._arguments import flattened
+from fitbus.train._engine import Request
+from fitbus.train._state import TrainState, copied
+
+if TYPE_CHECKING:
+    from fitbus.train._driver import Driver
+    from fitbus.train._nested import Nested
+    from fitbus.train._run import Run
+    from fitbus.train._trainer import Trainer
+
+__all__ = ["Beside"]
+
+
+@final
+class Beside:
+    """Asks the training thread for the state, and works on copies of it."""
+
+    def __init__(self, run: Run[Any], trainer: Trainer, driver: Driver) -> None:
+        self._run = run
+        self._trainer = trainer
+        self._driver = driver
+
+    async def at_boundary(self, work: Callable[[TrainState], Any]) -> Any:
+        """Lets the training thread do something with the state at its next boundary.
+
+        Before the run and after it, the trainer's state is used.
+        """
+        engine = self._driver.engine
+        if engine is None or self._driver.final:
+            return work(self._trainer.state)
+        mark = standing.get()
+        if mark is not None and mark.active and mark.in_thread and mark.run == self._run.id:
+            return work(engine.state)  # its thread stands in the `def` handler that asks
+        done = anyio.Event()
+        loop = LoopHandle()
+        request = Request(work, lambda: loop.call_soon(done.set))
+        engine.request(request)
+        await done.wait()
+        if isinstance(request.error, RunEndedError):
+            return work(self._trainer.keeper.last())
+        if request.error is not None:
+            raise request.error
+        return request.value
+
+    async def in_thread(self, nested: Nested, callbacks: Sequence[Any]) -> Any:
+        """Evaluates or predicts with a copy of the state, under the run's JAX settings."""
+        state = await self.at_boundary(copied)
+        settings = self._driver.settings
+        work = nested.prepared(state, flattened(callbacks))
+
+        def main() -> Any:
+            with settings.applied():
+                return work()
+
+        try:
+            return await run_in_daemon_thread(main, f"fitbus {self._run.id}, nested")
+        finally:
+            nested.close()

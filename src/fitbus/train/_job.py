@@ -1,0 +1,46 @@
+"""What a run does, and what it counts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol, final
+
+from fitbus.bus import SubscriptionStatistics
+from fitbus.train._engine import Engine
+
+__all__ = ["Job", "RunStatistics"]
+
+
+class Job(Protocol):
+    """What a run does."""
+
+    @property
+    def kind(self) -> str:
+        """The first part of its id."""
+        ...
+
+    def main(self, engine: Engine) -> Any:
+        """Does it, in the training thread; returns its result."""
+        ...
+
+    def end(self, engine: Engine, reason: str, detail: str) -> None:
+        """Publishes its end, on every way out."""
+        ...
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class RunStatistics:
+    """A run at one moment.
+
+    Attributes:
+        step: Completed optimizer updates that were dispatched.
+        steps_in_flight: How many steps may run ahead at present: so late a control can act.
+        step_s: Seconds a step, measured lately; 0 before that.
+        subscriptions: The counters of its subscribers, those of the whole bus among them.
+    """
+
+    step: int
+    steps_in_flight: int
+    step_s: float
+    subscriptions: tuple[SubscriptionStatistics, ...]

@@ -1,0 +1,51 @@
+"""The weights of examples: given one by one, or by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fitbus.errors import DataError, InvalidArgumentError
+
+__all__ = ["check_class_weight", "check_weight", "weight_by_class"]
+
+
+def check_weight(argument: str, weight: Any, count: int) -> np.ndarray[Any, Any]:
+    """Sample weights as float32 of shape (examples,)."""
+    found = np.asarray(weight, np.float32)
+    if found.shape != (count,):
+        raise DataError(
+            argument, f"its shape is {found.shape}; give one weight for each of {count}"
+        )
+    if not np.isfinite(found).all() or (found < 0).any():
+        raise DataError(argument, "it holds a weight that is negative, infinite or NaN")
+    return found
+
+
+def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
+    """Class weights with whole numbers as keys."""
+    if class_weight is None:
+        return None
+    try:
+        found = {int(key): float(value) for key, value in dict(class_weight).items()}
+    except (TypeError, ValueError):
+        found = {}
+    if not found or not all(np.isfinite(v) and v >= 0 for v in found.values()):
+        raise InvalidArgumentError(
+            "class_weight", class_weight, "give a dict of class indices to finite weights"
+        )
+    return found
+
+
+def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any, Any]:
+    """The weight of each example's class: labels of shape (examples,) or one-hot rows; default 1."""
+    labels = np.asarray(y)
+    if labels.ndim == 2 and labels.shape[1] > 1:  # noqa: PLR2004
+        labels = labels.argmax(1)
+    labels = labels.reshape(len(labels), -1)[:, 0]
+    weight = np.ones(len(labels), np.float32)
+    for label, value in class_weight.items():
+        weight[labels == label] = value
+    return weight
