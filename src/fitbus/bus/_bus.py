@@ -17,6 +17,7 @@ from fitbus.bus._publisher import ApplyControl, Publisher
 from fitbus.bus._statistics import BusStatistics, DeliveryReport
 from fitbus.bus._subscription import Subscription
 from fitbus.bus._surface import Subscribable
+from fitbus.bus._tail import Tail
 from fitbus.bus._wakeup import Wakeup
 from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError
 from fitbus.events import Event
@@ -65,7 +66,7 @@ class Bus(Subscribable):
         self.holding: set[Publisher] = set()  # those that stand still for room
         self.closed = False
         self._publishers: dict[str, Publisher] = {}
-        self._latest: Publisher | None = None
+        self._latest: tuple[str, Tail] | None = None
         self.hosting = Hosting(self)
         self._own_host: Host | None = None
         self._orders = 0
@@ -207,9 +208,11 @@ class Bus(Subscribable):
         try:
             with self.lock:
                 self._attach(stream)
-                run = self._latest if stream.run is None else self._publishers.get(stream.run)
-                if stream.after is not None and run is not None:
-                    run.tail.replay(stream, stream.after, run.run)
+                if stream.after is not None and self._latest is not None:
+                    run, tail = self._latest
+                    if stream.run not in (None, run):
+                        run, tail = stream.run, self._publishers[stream.run].tail
+                    tail.replay(stream, stream.after, run)
         except BaseException:
             self.hosting.exit_loop()
             raise
@@ -260,7 +263,7 @@ class Bus(Subscribable):
                     "run", publisher.run, "a run of this id is live on the bus; choose another"
                 )
             self._publishers[publisher.run] = publisher
-            self._latest = publisher
+            self._latest = publisher.run, publisher.tail
 
     def publisher_of(self, event: Event) -> Publisher | None:
         """The publisher of an event's run; None if the run has ended."""

@@ -24,7 +24,12 @@ _logger = logging.getLogger("fitbus")
 
 @final
 class Host:
-    """Hosts a bus while it is entered. Several may: those that leave hand their handlers over."""
+    """Hosts a bus while it is entered. Several may: those that leave hand their handlers over.
+
+    Attributes:
+        leaving: Whether it is being left.
+        leave_s: Seconds that handlers get then to finish what they are at.
+    """
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -33,6 +38,7 @@ class Host:
         self._workers: set[Subscription[Any]] = set()
         self._idle: anyio.Event | None = None
         self.leaving = False
+        self.leave_s = _LEAVE_S
 
     async def __aenter__(self) -> Self:
         """Starts the handlers that nobody hosts yet."""
@@ -54,7 +60,7 @@ class Host:
         """
         assert self._tasks is not None
         with anyio.CancelScope(shield=True):
-            await self._leave(_LEAVE_S)
+            await self._leave(self.leave_s)
         if self._tick is not None:
             self._tick.cancel()
         self._tasks.cancel_scope.cancel()

@@ -152,7 +152,7 @@ class Publisher:
             The event's logs, with what `def` hooks added to their private copy; empty if it has none.
         """
         errors: list[tuple[Subscription[Any], BaseException]] = []
-        self._run_deferred()
+        self.run_deferred()
         logs: dict[str, float] = dict(getattr(event, "logs", ()))
         with self._lock:
             if self.closed:
@@ -200,7 +200,7 @@ class Publisher:
             RunCancelledError: The run was cancelled.
         """
         if self._deferred:
-            self._run_deferred()
+            self.run_deferred()
         self.failures.check()
         if self._standstill.cancelled:
             raise RunCancelledError(f"run {self.run!r} was cancelled")
@@ -235,9 +235,9 @@ class Publisher:
 
     def close(self, why: str = "too late: the run has ended") -> None:
         """Ends publishing: what comes later is lost, and controls are rejected with `why`."""
-        self._run_deferred()
+        self.run_deferred()
         self.desk.close(why)
-        self._run_deferred()
+        self.run_deferred()
         with self._lock:
             self.closed = True
         self.flush()
@@ -283,7 +283,8 @@ class Publisher:
             except Exception as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
                 errors.append((subscription, error))
 
-    def _run_deferred(self) -> None:
+    def run_deferred(self) -> None:
+        """Calls `def` handlers for what others published; in the training thread, at a boundary."""
         while self._deferred:
             event, subscription, hook = self._deferred.popleft()
             self._noticed += 1

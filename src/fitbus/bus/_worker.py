@@ -15,7 +15,7 @@ from fitbus.bus._calls import Call, Mark, Turn
 from fitbus.bus._mailbox import Item
 from fitbus.bus._policy import answered
 from fitbus.control import Control
-from fitbus.errors import HandlerTimeoutError, InvalidHandlerError
+from fitbus.errors import FitbusError, HandlerTimeoutError, InvalidHandlerError
 from fitbus.events import Event, Lagged
 
 if TYPE_CHECKING:
@@ -59,10 +59,14 @@ async def work(subscription: Subscription[Any], bus: Bus) -> None:
         subscription.scope = scope
         try:
             await _loop(subscription, bus)
+        except anyio.get_cancelled_exc_class():
+            if scope.cancel_called:
+                raise
+            # Cancelled natively, by its own handler for one. The task ends here: letting this go on
+            # would cancel the whole task group, the caller of `fit` with it.
         finally:
             subscription.scope = None
-            if not (subscription.ended or bus.hosting.leaving(subscription)):
-                # Cancelled from outside, natively for one: nobody is left to call its handler.
+            if not bus.hosting.leaving(subscription):
                 subscription.cancel()
             bus.hosting.worker_left(subscription)
 
@@ -119,6 +123,9 @@ async def _answer(subscription: Subscription[Any], bus: Bus, call: Call) -> None
         )
     except _HANDLER_ERRORS as error:
         call.error = error
+    except anyio.get_cancelled_exc_class():
+        call.error = _cancelled(subscription)
+        raise
     finally:
         mark.active = False
         standing.reset(token)
@@ -160,8 +167,15 @@ async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> Non
             )
     except _HANDLER_ERRORS as error:
         answered(bus.publisher_of(first), subscription, first, (), error)
+    except anyio.get_cancelled_exc_class():
+        answered(bus.publisher_of(first), subscription, first, (), _cancelled(subscription))
+        raise
     finally:
         subscription.delivered += sum(not isinstance(event, Lagged) for event in events)
+
+
+def _cancelled(subscription: Subscription[Any]) -> FitbusError:
+    return FitbusError(f"handler {subscription.name} was cancelled while it ran")
 
 
 def _handle_in_thread(subscription: Subscription[Any], bus: Bus, hook: Hook, first: Event) -> None:

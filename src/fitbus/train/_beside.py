@@ -49,7 +49,7 @@ class Beside:
         engine.request(request)
         await done.wait()
         if isinstance(request.error, RunEndedError):
-            return work(self._trainer.keeper.last())
+            return work(self._trainer.state)
         if request.error is not None:
             raise request.error
         return request.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -206,6 +207,8 @@ class Driver:
         if self.report is None:  # cancelled meanwhile
             self.report = await bus.drain(id, 0)
         bus.finish_run(id)
+        assert self._host is not None
+        self._host.leave_s = max(0.1, self._drain_s - self.report.seconds)
         self._error = engine.publisher.failures.lead(error)
         self._outcome, _ = self._reason(engine, self._error)
         self.final = True
@@ -246,6 +249,9 @@ class Driver:
             self._ending = True
             try:
                 if error is not None:
+                    # What was computed before is still told; a failed step ends it.
+                    with contextlib.suppress(Exception):
+                        engine.settle()
                     engine.pipeline = None
                 self._job.end(engine, reason, detail)
                 engine.publisher.close()

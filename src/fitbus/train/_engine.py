@@ -176,13 +176,17 @@ class Engine:
         activity, self.activity = self.activity, "paused"
         source = self._paused_by or ""
         self.publisher.publish(RunPaused(source=source))
-        self.publisher.stand_still(lambda: self._paused_by is None or self.stopping)
+        self.publisher.stand_still(self._goes_on)
         if self._paused_by is not None:
             self._paused_by = None
         else:
             self.publisher.publish(RunResumed(source=self._resumed_by))
         self.activity = activity
         self.publisher.boundary()
+
+    def _goes_on(self) -> bool:
+        self.publisher.run_deferred()
+        return self._paused_by is None or self.stopping
 
     def _apply(self, control: Control, source: str) -> object:
         """Applies a control at a boundary; raises `ControlRejectedError` if it can't."""

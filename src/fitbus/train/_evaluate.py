@@ -7,6 +7,7 @@ from typing import Any, final
 
 import jax
 
+from fitbus.errors import DataError
 from fitbus.events import TestBatchBegin, TestBatchEnd, TestBegin, TestEnd
 from fitbus.train._data import HostBatch
 from fitbus.train._engine import Engine
@@ -81,8 +82,9 @@ def evaluate_quietly(
         running, vector = step(state, running, item.batch)
         if index % _IN_FLIGHT == _IN_FLIGHT - 1:
             jax.block_until_ready(vector)
-    layout = steps.eval_layout(state, item.batch)
-    return layout.read(vector)[0]
+    if vector is None:
+        raise DataError("x", "it gave no batch to evaluate")
+    return steps.eval_layout(state, item.batch).read(vector)[0]
 
 
 @final

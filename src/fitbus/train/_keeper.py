@@ -52,10 +52,6 @@ class StateKeeper:
             raise TrainerBusyError(
                 f"{self.live!r} is live and its state donated; use `await run.snapshot()`"
             )
-        return self.last()
-
-    def last(self) -> TrainState:
-        """The state after the last run, whether or not another one is live."""
         self._shown = True
         return self._kept()
 
