@@ -73,6 +73,8 @@ class Subscription(Generic[E_co]):
         self._lock: Any = bus.lock
         self.filter = Filter(options)
         self._blocks = options.overflow == "block"
+        own = [hook] if hook else [*self._hooks.values()]
+        self._helps = options.batched or any(not h.is_async and not h.wait for h in own)
         self.mailbox = Mailbox(
             name,
             options.buffer_size,
@@ -209,10 +211,11 @@ class Subscription(Generic[E_co]):
     def take_some(self) -> list[Item]:
         """Takes what waits, for its worker; empty if nothing does: from then on it will be woken.
 
-        Many at once where nothing can be dropped: a policy can't reach what a worker has taken.
+        Many at once where nothing can be dropped: a policy can't reach what a worker has taken; and
+        where the handler's call doesn't take further events itself, which would overtake them.
         """
         with self._lock:
-            items = self.mailbox.take_some(_TOGETHER if self._blocks else 1)
+            items = self.mailbox.take_some(_TOGETHER if self._blocks and not self._helps else 1)
             if not items:
                 self._armed = False
         if self._bus.holding:
