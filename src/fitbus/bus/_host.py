@@ -59,13 +59,15 @@ class Host:
         The body's error isn't given to the task group: it leaves as itself.
         """
         assert self._tasks is not None
-        with anyio.CancelScope(shield=True):
-            await self._leave(self.leave_s)
-        if self._tick is not None:
-            self._tick.cancel()
-        self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
-        self._bus.hosting.exit_loop()
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._leave(self.leave_s)
+        finally:  # a native cancellation, which no shield keeps out, comes here too
+            if self._tick is not None:
+                self._tick.cancel()
+            self._tasks.cancel_scope.cancel()
+            await self._tasks.__aexit__(None, None, None)
+            self._bus.hosting.exit_loop()
 
     @property
     def tasks(self) -> TaskGroup:
@@ -93,16 +95,19 @@ class Host:
             return
         for subscription in tuple(self._workers):
             subscription.notify()
-        with anyio.move_on_after(within_s):
-            await self._idle.wait()
-        for subscription in tuple(self._workers):
-            _logger.warning(
-                "handler %r was cancelled: it did not return within %g s after its bus was left",
-                subscription.name,
-                within_s,
-            )
-            if subscription.scope is not None:
-                subscription.scope.cancel()
+        try:
+            with anyio.move_on_after(within_s):
+                await self._idle.wait()
+        finally:
+            for subscription in tuple(self._workers):
+                _logger.warning(
+                    "handler %r was cancelled: it did not return within %g s after its bus was"
+                    " left",
+                    subscription.name,
+                    within_s,
+                )
+                if subscription.scope is not None:
+                    subscription.scope.cancel()
 
     async def _ticking(self) -> None:
         with anyio.CancelScope(shield=True) as self._tick:

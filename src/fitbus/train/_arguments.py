@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypedDict, final
 
 import jax
@@ -13,6 +13,7 @@ from fitbus.errors import DataError, InvalidArgumentError
 from fitbus.train._data import is_arrays, rows, source
 from fitbus.train._feed import Feed
 from fitbus.train._fit import FitJob
+from fitbus.train._pass import Pull
 from fitbus.train._weights import check_weight
 
 __all__ = [
@@ -104,7 +105,7 @@ class FitArguments:
         *,
         seed: tuple[int, ...],
         pad: bool,
-        pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+        pull: Pull,
     ) -> FitJob:
         """Makes the job: the data are looked at here, before anything starts."""
 
@@ -193,7 +194,7 @@ def plain_feed(
     steps: int | None,
     *,
     pad: bool,
-    pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+    pull: Pull,
 ) -> Feed:
     """The data of an evaluation or a prediction: in order, from the start each time."""
     positive("batch_size", batch_size)

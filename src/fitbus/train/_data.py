@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, final
 
 import jax
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
+from fitbus.train._pass import Pass, Pull
 from fitbus.train._task import Batch
 from fitbus.train._weights import check_class_weight, check_weight, weight_by_class
 
@@ -23,8 +24,6 @@ __all__ = [
     "rows",
     "source",
 ]
-
-END: Any = object()
 
 
 class HostBatch(NamedTuple):
@@ -125,7 +124,7 @@ class IterableSource(Source):
         self,
         argument: str,
         data: Any,
-        pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+        pull: Pull,
         *,
         pad: bool,
         class_weight: Mapping[int, float] | None,
@@ -145,16 +144,16 @@ class IterableSource(Source):
         del number
         data = self._data() if callable(self._data) else self._data
         if isinstance(data, AsyncIterable):
-            batches = self._pull(aiter(data))
-        elif isinstance(data, Iterable):
-            batches = iter(data)
-        else:
-            raise DataError(
-                self._argument,
-                f"found {type(data).__name__}; give arrays, or an iterable, an async iterable, or"
-                " a function that returns one, of batches x, (x, y) or (x, y, sample_weight)",
-            )
-        return map(self._complete, batches)
+            items = aiter(data)
+            pulled = self._pull(items, owned=items is not self._data)
+            return Pass(pulled, self._complete, pulled.close)
+        if isinstance(data, Iterable):
+            return Pass(iter(data), self._complete)
+        raise DataError(
+            self._argument,
+            f"found {type(data).__name__}; give arrays, or an iterable, an async iterable, or"
+            " a function that returns one, of batches x, (x, y) or (x, y, sample_weight)",
+        )
 
     def _complete(self, item: Any) -> HostBatch:
         x, y, weight = _parts(self._argument, item)
@@ -189,7 +188,7 @@ def source(
     shuffle: bool,
     seed: tuple[int, ...],
     pad: bool,
-    pull: Callable[[AsyncIterator[Any]], Iterator[Any]],
+    pull: Pull,
 ) -> Source:
     """Makes a source from what `fit` was given.
 

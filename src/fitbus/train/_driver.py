@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -141,11 +142,13 @@ class Driver:
                 await self._finished.wait()
         except BaseException as raised:  # noqa: BLE001  # raised again below
             cancelled = raised
-        finally:
-            with anyio.CancelScope(shield=True):
-                if not self._finished.is_set():
-                    await self._cancel()
+        with anyio.CancelScope(shield=True):
+            if not self._finished.is_set():
+                cancelled = await self._cancel() or cancelled
+        try:
             await self._host.__aexit__(None, None, None)
+        except anyio.get_cancelled_exc_class() as raised:
+            cancelled = raised
         own = self._error
         if error is None and cancelled is None:
             if own is not None and not self._error_seen:
@@ -159,20 +162,33 @@ class Driver:
             and not isinstance(own, RunCancelledError)
         ):
             error.add_note(f"fitbus: the run also raised {type(own).__name__}: {own}")
-        if cancelled is not None:
+        if cancelled is not None and not (error and isinstance(error, type(cancelled))):
             raise cancelled
 
-    async def _cancel(self) -> None:
-        """Cancels the run, and waits until it has ended or the grace period is over."""
+    async def _cancel(self) -> BaseException | None:
+        """Cancels the run, and waits until it has ended or the grace period is over.
+
+        Returns:
+            A native cancellation that came meanwhile: no shield keeps those out.
+        """
         assert self.engine is not None
         self._drain_s = min(self._drain_s, self._grace_s)
         self.engine.publisher.cancel(self._grace_s / 2)
-        with anyio.move_on_after(self._grace_s):
-            await self._finished.wait()
+        again = await self._end_by(anyio.current_time() + self._grace_s)
         for scope in (self._thread_scope, self._drain_scope):
             if scope is not None:
                 scope.cancel()
-        await self._finished.wait()
+        return await self._end_by(math.inf) or again
+
+    async def _end_by(self, deadline: float) -> BaseException | None:
+        again: BaseException | None = None
+        while not self._finished.is_set() and anyio.current_time() < deadline:
+            try:
+                with anyio.CancelScope(deadline=deadline):
+                    await self._finished.wait()
+            except anyio.get_cancelled_exc_class() as raised:
+                again = raised
+        return again
 
     # The run's own task.
 
@@ -192,6 +208,7 @@ class Driver:
                 except (Exception, KeyboardInterrupt, SystemExit) as raised:  # noqa: BLE001  # leaves from `wait`
                     error = raised
                 ended = True
+            self._trainer.puller.disconnect()
             if ended:
                 self._trainer.keeper.take_back(self._state_after(engine, error))
             else:

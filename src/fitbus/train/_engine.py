@@ -87,6 +87,7 @@ class Engine:
         stop_epoch: Whether the current epoch was asked to end.
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
+        called_off: Whether data that the thread waits for aren't wanted any more.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Engine:
         self.stop_evaluation = False
         self.activity = "starting"
         self.evaluate: Callable[[], dict[str, float]] | None = None
+        self.called_off: Callable[[], bool] = lambda: self.stopping
         self.pipeline: Settles | None = None
         self._paused_by: str | None = None
         self._resumed_by = ""

@@ -34,24 +34,29 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
         The means over all examples.
     """
     publisher = engine.publisher
+    engine.stop_evaluation = False
+    engine.called_off = lambda: alone and engine.stopping
+    engine.activity = "in a handler of TestBegin"
     publisher.barrier(TestBegin())
     engine.boundary()
-    first = feed.peek()
-    layout = engine.steps.eval_layout(engine.state, first.batch)
-    step = engine.steps.evaluate(engine.state, first.batch)
-    pipeline = engine.pipeline = Pipeline(publisher, layout, _KINDS, engine.flight)
-    running = zeros(layout, engine.state)
-    engine.stop_evaluation = False
+    logs: dict[str, float] = {}
+    pipeline: Pipeline | None = None
+    running: Any = None
     batches = feed.epoch()
     index = 0
-    while not engine.stop_evaluation and not (alone and engine.stopping):
+    while not engine.called_off():
         engine.activity = "waiting for a batch to evaluate"
         item = next(batches, None)
         if item is None:
             break
         engine.activity = "in the eval step (compiling, or running)"
+        if pipeline is None:
+            layout = engine.steps.eval_layout(engine.state, item.batch)
+            pipeline = engine.pipeline = Pipeline(publisher, layout, _KINDS, engine.flight)
+            running = zeros(layout, engine.state)
+        step = engine.steps.evaluate(engine.state, item.batch)
 
-        def compute(item: HostBatch = item) -> Any:
+        def compute(item: HostBatch = item, step: Any = step) -> Any:
             nonlocal running
             running, vector = step(engine.state, running, item.batch)
             return vector
@@ -62,8 +67,11 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
             pipeline.push(index, engine.updates, compute())
         index += 1
         engine.boundary()
-    logs = pipeline.logs()
-    engine.pipeline = None
+        if engine.stop_evaluation:
+            break
+    if pipeline is not None:
+        logs = pipeline.logs()
+        engine.pipeline = None
     engine.activity = "in a handler of TestEnd"
     publisher.barrier(TestEnd(logs=logs))
     return logs

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import final
 
 from fitbus.errors import DataError
 from fitbus.train._data import HostBatch, Source
+from fitbus.train._pass import Interrupted
 
 __all__ = ["Feed"]
 
@@ -34,43 +35,52 @@ class Feed:
     ) -> None:
         self._argument = argument
         self._source = source
+        self._each = anew
         self._anew = anew and source.restarts
         self._limit = steps
         self._passes = 0
         self._batches: Iterator[HostBatch] | None = None
         self._peeked: HostBatch | None = None
         self._any = False
+        self._warned = False
         self.exhausted = False
         self.steps = source.steps if steps is None else steps
 
-    def peek(self) -> HostBatch:
-        """The first batch, which the next epoch begins with.
+    def peek(self) -> HostBatch | None:
+        """The first batch, which the next epoch begins with; None if it was called off.
 
         Raises:
             DataError: There is none.
         """
-        if self._peeked is None:
-            first = self._next()
-            if first is None:
+        try:
+            if not self._look():
                 raise DataError(
                     self._argument,
                     "it gave no batch; was an iterator used before? give a list,"
                     " or a function that returns a new iterator",
                 )
-            self._peeked = first
+        except Interrupted:
+            return None
         return self._peeked
 
     def epoch(self) -> Iterator[HostBatch]:
-        """The batches of the next epoch."""
+        """The batches of the next epoch; they end early if they are called off.
+
+        Raises:
+            DataError: There never was one; or, for data of which each epoch needs some, there is none.
+        """
         if self._anew and self._peeked is None:
-            self._batches = None
-        if not self._any:
+            self._drop()
+        if self._each or not self._any:
             self.peek()
         count = 0
         while self._limit is None or count < self._limit:
-            batch = self._next()
-            if batch is None and self._limit is not None and self._source.restarts:
+            try:
                 batch = self._next()
+                if batch is None and self._limit is not None and self._source.restarts:
+                    batch = self._next()
+            except Interrupted:
+                return
             if batch is None:
                 if self._limit is not None:
                     self._warn(f"after {count} of {self._limit} batches of an epoch")
@@ -79,13 +89,39 @@ class Feed:
             self._any = True
             yield batch
 
-    def warn_if_exhausted(self) -> bool:
-        """Whether no further epoch can begin; says so."""
-        if self.exhausted:
+    def has_more(self) -> bool:
+        """Whether another epoch can begin; warns if data ran out. False too if it was called off."""
+        try:
+            found = self._source.restarts or self._look()
+        except Interrupted:
+            return False
+        if not found:
             self._warn("before the last epoch")
-        return self.exhausted
+        return found
+
+    def beside(self) -> Feed:
+        """Another feed of the same data, which doesn't disturb this one; itself if they come once."""
+        if not self._source.restarts:
+            return self
+        return Feed(self._argument, self._source, self._limit, anew=True)
+
+    def _look(self) -> bool:
+        """Whether there is a next batch; waits for it."""
+        if self._peeked is None:
+            self._peeked = self._next()
+        return self._peeked is not None
+
+    def _drop(self) -> None:
+        """Leaves off a pass."""
+        batches, self._batches = self._batches, None
+        close: Callable[[], object] | None = getattr(batches, "close", None)
+        if close is not None:
+            close()
 
     def _warn(self, when: str) -> None:
+        if self._warned:
+            return
+        self._warned = True
         warnings.warn(
             f"{self._argument} ran out of data {when}; training ends here. Give a list, or a"
             " function that returns a new iterator for each pass",
@@ -103,8 +139,9 @@ class Feed:
         if self._batches is None:
             self._batches = self._source.begin(self._passes)
             self._passes += 1
-        for batch in self._batches:
-            return batch
-        self._batches = None
+        found = next(self._batches, None)
+        if found is not None:
+            return found
+        self._drop()
         self.exhausted = not self._source.restarts
         return None

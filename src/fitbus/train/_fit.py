@@ -78,7 +78,9 @@ class FitJob:
         if not engine.stopping and self._initial_epoch < self.epochs:
             self._prepare(engine)
         for epoch in range(self._initial_epoch, self.epochs):
-            if engine.stopping or self._feed.warn_if_exhausted():
+            engine.called_off = lambda: engine.stopping
+            engine.activity = "waiting for a batch"
+            if engine.stopping or not self._feed.has_more():
                 break
             self._epoch(engine, epoch)
         return self.history
@@ -103,18 +105,27 @@ class FitJob:
         """Traces the steps, so that the names of the logs are known before the first one runs."""
         engine.activity = "waiting for the first batch"
         first = self._feed.peek()
+        if first is None:
+            return
         engine.activity = "tracing the train step"
         self._layout = engine.steps.train_layout(engine.state, first.batch)
         names = set(self._layout.names)
         if (validation := self._validation) is not None:
             engine.activity = "waiting for the first batch of the validation data"
             shown = validation.peek()
+            if shown is None:
+                return
             engine.activity = "tracing the eval step"
             layout = engine.steps.eval_layout(engine.state, shown.batch)
             names.update(f"val_{name}" for name in layout.names)
 
             def quietly() -> dict[str, float]:
-                return evaluate_quietly(engine.steps, engine.state, validation.epoch())
+                before, engine.called_off = engine.called_off, lambda: False
+                try:
+                    batches = validation.beside().epoch()
+                    return evaluate_quietly(engine.steps, engine.state, batches)
+                finally:
+                    engine.called_off = before
 
             engine.evaluate = quietly
         for check in self.checks:
@@ -124,6 +135,7 @@ class FitJob:
         publisher = engine.publisher
         publisher.epoch = epoch
         engine.stop_epoch = False
+        engine.called_off = lambda: engine.stopping or engine.stop_epoch
         engine.activity = "in a handler of EpochBegin"
         publisher.barrier(EpochBegin())
         logs = self._batches(engine)

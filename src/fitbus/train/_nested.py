@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, final
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, Self, final
 
 from fitbus.errors import DataError
 from fitbus.train._arguments import plain_feed
@@ -88,5 +88,6 @@ class Nested:
             self._trainer.bus.finish_run(self._id, drained=False)
 
 
-def _no_async(items: AsyncIterator[Any]) -> Iterator[Any]:
+def _no_async(items: AsyncIterator[Any], *, owned: bool) -> NoReturn:
+    del owned
     raise DataError("x", f"found {type(items).__name__}; beside a live run, give arrays or a list")

@@ -53,13 +53,15 @@ class PredictJob:
         engine.boundary()
         if engine.stopping:
             return None
+        engine.stop_evaluation = False
+        engine.activity = "in a handler of PredictBegin"
         publisher.barrier(PredictBegin())
+        engine.boundary()
         pipeline = _Outputs(engine)
         engine.pipeline = pipeline
-        engine.stop_evaluation = False
         batches = self._feed.epoch()
         index = 0
-        while not (engine.stopping or engine.stop_evaluation):
+        while not engine.stopping:
             engine.activity = "waiting for a batch to predict"
             item = next(batches, None)
             if item is None:
@@ -71,6 +73,8 @@ class PredictJob:
                 pipeline.push(index, item)
             index += 1
             engine.boundary()
+            if engine.stop_evaluation:
+                break
         pipeline.settle()
         engine.pipeline = None
         publisher.barrier(PredictEnd())
