@@ -59,12 +59,19 @@ def failed(
     subscription.errors += 1
     what = f"{type(error).__name__}: {error}"
     note = f"{subscription.name} raised {what}, at {type(event).__name__} (seq {event.seq})"
-    if policy != "log" or not isinstance(error, Exception):
-        subscription.cancel()
     if policy in ("log", "unsubscribe"):
         _logger.error("%s", note, exc_info=error)
-    publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
-    publisher.publish(HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq))
+    # At once, as others see it: ending the subscription lets those go on who wait for it, at the
+    # run's end too, and the error ends the run, after which nothing is published.
+    with publisher.lock:
+        if policy != "log" or not isinstance(error, Exception):
+            subscription.cancel()
+        publisher.publish(
+            HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
+        )
+        publisher.failures.add(
+            event.seq, subscription.order, error, note, fatal=policy == "raise"
+        )
     if policy == "stop":
         publisher.post(StopTraining(note), subscription.name)
     publisher.flush()

@@ -84,7 +84,7 @@ class Publisher:
         self.retired: list[tuple[int, SubscriberReport]] = []  # of subscribers that have ended
         self.closed = False
         self._bus = bus
-        self._lock: Any = bus.lock
+        self.lock: Any = bus.lock
         self._wakeup = bus.wakeup
         self.desk = Desk(self, self.inbox, apply)
         self._flush_s = flush_s
@@ -105,7 +105,7 @@ class Publisher:
         Never raises for the state of loop or bus: after `close` the event is lost.
         """
         errors: list[tuple[Subscription[Any], BaseException]] = []
-        with self._lock:
+        with self.lock:
             if self.closed:
                 return
             route = self._routes.get(type(event)) or self._resolve(type(event))
@@ -128,7 +128,7 @@ class Publisher:
 
         A loop asks `wanted` first; so `seq` doesn't depend on who listens.
         """
-        with self._lock:
+        with self.lock:
             self.tail.skip(self._seq, kinds)
             self._seq += len(kinds)
 
@@ -154,7 +154,7 @@ class Publisher:
         errors: list[tuple[Subscription[Any], BaseException]] = []
         self.run_deferred()
         logs: dict[str, float] = dict(getattr(event, "logs", ()))
-        with self._lock:
+        with self.lock:
             if self.closed:
                 return logs
             route = self._routes.get(type(event)) or self._resolve(type(event))
@@ -238,7 +238,7 @@ class Publisher:
         self.run_deferred()
         self.desk.close(why)
         self.run_deferred()
-        with self._lock:
+        with self.lock:
             self.closed = True
         self.flush()
 
@@ -256,7 +256,7 @@ class Publisher:
         self._standstill.ring()
 
     def _resolve(self, kind: type[Event]) -> Route:
-        with self._lock:
+        with self.lock:
             route = route_for(kind, self.run, self._bus.subscriptions)
             self._routes[kind] = route
             return route

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Standing", "controls_of", "standing", "work"]
 
-# All that a handler can raise but the cancellation of its task, which is no `Exception`.
-_HANDLER_ERRORS = (Exception, KeyboardInterrupt, SystemExit)
 _YIELD_AFTER = 64  # events in a row, after which a busy worker lets other tasks run
 
 
@@ -121,11 +119,11 @@ async def _answer(subscription: Subscription[Any], bus: Bus, call: Call) -> None
         call.result = controls_of(
             subscription, await _within(subscription, lambda: function(*argument))
         )
-    except _HANDLER_ERRORS as error:
-        call.error = error
     except anyio.get_cancelled_exc_class():
         call.error = _cancelled(subscription)
         raise
+    except BaseException as error:  # noqa: BLE001  # the policy decides; it isn't lost
+        call.error = error
     finally:
         mark.active = False
         standing.reset(token)
@@ -165,11 +163,11 @@ async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> Non
                 controls_of(subscription, result),
                 None,
             )
-    except _HANDLER_ERRORS as error:
-        answered(bus.publisher_of(first), subscription, first, (), error)
     except anyio.get_cancelled_exc_class():
         answered(bus.publisher_of(first), subscription, first, (), _cancelled(subscription))
         raise
+    except BaseException as error:  # noqa: BLE001  # the policy decides; it isn't lost
+        answered(bus.publisher_of(first), subscription, first, (), error)
     finally:
         subscription.delivered += sum(not isinstance(event, Lagged) for event in events)
 

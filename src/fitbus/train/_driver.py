@@ -199,14 +199,11 @@ class Driver:
             error: BaseException | None = None
             ended = False
             with anyio.CancelScope() as self._thread_scope:
-                try:
-                    self._result = await run_in_daemon_thread(
-                        lambda: self._in_thread(engine),
-                        f"fitbus {self._run.id}",
-                        self._trainer.keeper.unstuck,
-                    )
-                except (Exception, KeyboardInterrupt, SystemExit) as raised:  # noqa: BLE001  # leaves from `wait`
-                    error = raised
+                self._result, error = await run_in_daemon_thread(
+                    lambda: self._in_thread(engine),
+                    f"fitbus {self._run.id}",
+                    self._trainer.keeper.unstuck,
+                )
                 ended = True
             self._trainer.puller.disconnect()
             if ended:
@@ -252,15 +249,15 @@ class Driver:
 
     # The training thread.
 
-    def _in_thread(self, engine: Engine) -> Any:
-        """Does the job; its end is published whatever happens."""
+    def _in_thread(self, engine: Engine) -> tuple[Any, BaseException | None]:
+        """Does the job; its end is published whatever happens. Returns its result, or its error."""
         result: Any = None
         error: BaseException | None = None
         with self.settings.applied():
             try:
                 result = self._job.main(engine)
                 engine.settle()
-            except BaseException as raised:  # noqa: BLE001  # raised again below
+            except BaseException as raised:  # noqa: BLE001  # leaves from `wait`
                 error = raised
             reason, detail = self._reason(engine, error)
             self._ending = True
@@ -274,13 +271,11 @@ class Driver:
                 engine.publisher.close()
                 if error is None:
                     engine.publisher.failures.check()
-            except BaseException as raised:  # noqa: BLE001  # raised again below
+            except BaseException as raised:  # noqa: BLE001  # leaves from `wait`
                 error = error or raised
                 if not engine.publisher.closed:
                     engine.publisher.abandon()
-        if error is not None:
-            raise error
-        return result
+        return result, error
 
     def _reason(
         self, engine: Engine, error: BaseException | None
