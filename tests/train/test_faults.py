@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import fitbus
@@ -69,7 +70,7 @@ async def failed(
     """Fits until that error leaves; checks the way out. Returns the recorded events."""
     recorder = EventRecorder()
     arguments = {"batch_size": 32, "epochs": FOREVER, **arguments}
-    data = x if isinstance(x, tuple) else (x,)
+    data: tuple[Any, ...] = x if isinstance(x, tuple) else (x,)
     with pytest.raises(type(error)) as caught:
         await trainer.fit(*data, callbacks=[recorder, *callbacks], **arguments)
     assert caught.value is error
@@ -94,7 +95,7 @@ def raising(error: BaseException, after: int = 0) -> Iterator[Any]:
 async def raising_async(error: BaseException, after: int = 0) -> AsyncIterator[Any]:
     for _ in range(after):
         yield BATCH
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     raise error
 
 
@@ -157,7 +158,7 @@ def def_handler(error: BaseException) -> Any:
 
 def async_waiting_handler(error: BaseException) -> Any:
     async def fail(event: EpochEnd) -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         raise error
 
     return fail
@@ -252,7 +253,10 @@ async def test_an_error_at_each_event(trainer: fitbus.Trainer, kind: type[Event]
 
 
 def on_train_end_def(error: BaseException) -> Any:
-    return fitbus.callbacks.LambdaCallback(on_train_end=lambda logs: throw(error))
+    def fail(logs: Any) -> None:
+        raise error
+
+    return fitbus.callbacks.LambdaCallback(on_train_end=fail)
 
 
 def on_train_end_async(error: BaseException) -> Any:
@@ -269,10 +273,6 @@ def on_train_end_concurrent(error: BaseException) -> Any:
         raise error
 
     return fail
-
-
-def throw(error: BaseException) -> None:
-    raise error
 
 
 @pytest.mark.parametrize("make", [on_train_end_def, on_train_end_async, on_train_end_concurrent])

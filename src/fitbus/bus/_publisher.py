@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -160,11 +161,13 @@ class Publisher:
             route = self._routes.get(type(event)) or self._resolve(type(event))
             event = self._stamp(event)
             self._deliver(event, route, errors)
+            calls = self._standstill.calls_on_loop(event, route.on_loop) if route.on_loop else []
         for subscription, error in errors:
             self.fail(subscription, event, error)
         self.flush()
-        if route.on_loop:
-            self._standstill.call_on_loop(event, route.on_loop)
+        self.run_deferred(before=event.seq)
+        if calls:
+            self._standstill.await_calls(event, calls)
         for subscription, hook in route.in_thread:
             self._standstill.call_here(event, subscription, hook, logs)
         return logs
@@ -283,9 +286,9 @@ class Publisher:
             except Exception as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
                 errors.append((subscription, error))
 
-    def run_deferred(self) -> None:
-        """Calls `def` handlers for what others published; in the training thread, at a boundary."""
-        while self._deferred:
+    def run_deferred(self, before: float = math.inf) -> None:
+        """Calls `def` handlers for what others published (`before` a `seq`); in the training thread."""
+        while self._deferred and self._deferred[0][0].seq < before:
             event, subscription, hook = self._deferred.popleft()
             self._noticed += 1
             try:

@@ -94,10 +94,10 @@ class Standstill:
             for subscription in slow:
                 subscription.held_s += time.perf_counter() - started
 
-    def call_on_loop(
+    def calls_on_loop(
         self, event: Event, handlers: Sequence[tuple[Subscription[Any], Hook]]
-    ) -> None:
-        """Lets the loop call handlers, together; waits for all; applies what they return."""
+    ) -> list[tuple[Subscription[Any], Call]]:
+        """Lets the loop call handlers, together. The lock is held: no later event overtakes."""
         self._bus.hosting.check_hosted(event)
         calls: list[tuple[Subscription[Any], Call]] = []
         for subscription, hook in handlers:
@@ -106,6 +106,10 @@ class Standstill:
                 call = Call(event, hook, logs, self.ring)
                 subscription.put_marker(call)
                 calls.append((subscription, call))
+        return calls
+
+    def await_calls(self, event: Event, calls: Sequence[tuple[Subscription[Any], Call]]) -> None:
+        """Waits for all; applies what they return."""
         started = time.perf_counter()
         self.wait(lambda: all(call.done for _, call in calls) or self._given_up())
         held = time.perf_counter() - started
