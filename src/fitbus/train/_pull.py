@@ -43,7 +43,7 @@ class Puller:
         """Ends the tasks; in the loop."""
         self._start = _nobody
         for pump in tuple(self._pumps):
-            pump.scope.cancel()
+            pump.cancel()
 
     def __call__(self, items: AsyncIterator[Any], *, owned: bool) -> _Pulled:
         """The items, in the training thread.
@@ -103,7 +103,7 @@ class _Pulled:
 
     def close(self) -> None:
         """Ends its task."""
-        self._loop.call_soon(self._pump.scope.cancel)
+        self._loop.call_soon(self._pump.cancel)
 
 
 @final
@@ -116,8 +116,9 @@ class _Pump:
         self._items = items
         self._tell = tell
         self._owned = owned
-        self._asked = anyio.Event()
-        self.scope = anyio.CancelScope(shield=True)
+        self._asked: anyio.Event | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._cancelled = False
         self.value: Any = None
         self.error: BaseException | None = None
         self.ended = False
@@ -125,13 +126,20 @@ class _Pump:
 
     def wake(self) -> None:
         """Asks for the next item; in the loop."""
-        self._asked.set()
+        if self._asked is not None:
+            self._asked.set()
+
+    def cancel(self) -> None:
+        """Asks for no more; in the loop."""
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def run(self) -> None:
         """Reads until the end, an error, or until it is cancelled; in the loop."""
-        with self.scope:
+        with anyio.CancelScope(shield=True) as self._scope:
             try:
-                while await self._fetched():
+                while not self._cancelled and await self._fetched():
                     self._asked = anyio.Event()
                     self._done()
                     await self._asked.wait()
@@ -145,7 +153,7 @@ class _Pump:
         except StopAsyncIteration:
             self.ended = True
         except BaseException as error:
-            if self.scope.cancel_called:
+            if self._cancelled:
                 raise
             self.error = error  # raised again in the training thread
         return not self.ended and self.error is None
