@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 import anyio
 
 from fitbus._loops import run_in_daemon_thread
 from fitbus.bus import DeliveryReport
+from fitbus.control import Rejected
 from fitbus.errors import (
     FitbusError,
     RunCancelledError,
@@ -22,6 +23,7 @@ from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job, RunStatistics
 from fitbus.train._state import TrainState, from_host, is_lost
+from fitbus.train._thread import carried_out, how_it_ended
 
 if TYPE_CHECKING:
     from fitbus.bus._host import Host
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from fitbus.train._trainer import Trainer
 
 __all__ = ["Driver"]
+
+_logger = logging.getLogger("fitbus")
 
 
 @final
@@ -39,6 +43,7 @@ class Driver:
         engine: What runs in the thread; None before the start.
         report: What subscribers got, once it has ended.
         snapshot: The newest one that somebody took.
+        at_end: Called, in the loop, when it has ended.
         checks: Called with the names that logs will have.
     """
 
@@ -55,22 +60,24 @@ class Driver:
         self._result: Any = None
         self._error: BaseException | None = None
         self._error_seen = False
+        self._thread_error: BaseException | None = None
         self._finished = anyio.Event()
         self._thread_scope: anyio.CancelScope | None = None
         self._drain_scope: anyio.CancelScope | None = None
-        self._ending = False
         self.final = False
         self.settings = JaxSettings()
         self.engine: Engine | None = None
         self.report: DeliveryReport | None = None
         self.snapshot: TrainState | None = None
+        self.at_end: list[Callable[[], object]] = []
         self.checks: list[Callable[[frozenset[str]], object]] = getattr(job, "checks", [])
 
     @property
     def status(self) -> RunStatus:
         """Where the run stands."""
         if self._outcome == "running" and self.engine is not None:
-            return "finishing" if self._ending else "paused" if self.engine.paused else "running"
+            engine = self.engine
+            return "finishing" if engine.ending else "paused" if engine.paused else "running"
         return self._outcome
 
     def statistics(self) -> RunStatistics:
@@ -92,6 +99,21 @@ class Driver:
             "steps": getattr(self._job, "steps", None),
         }
 
+    # A run beside another one, which has the thread and the loop of that one's making.
+
+    def lead(self, engine: Engine) -> None:
+        """Notes what runs it."""
+        self.engine, self._outcome = engine, "running"
+
+    def let_go(self) -> None:
+        """Notes that it has ended, or that nobody waits for it any more. Any thread."""
+        if self.engine is not None:
+            self.engine.publisher.cancel(0.0)
+            self.engine.close_requests(RunEndedError(self._run.id, "it reached another boundary"))
+            self._outcome = "stopped" if self.engine.stops else "completed"
+        self.final = True
+        self._run.end_streams()
+
     def keep_error(self, error: BaseException) -> None:
         """Keeps an error that kept it from starting, or that nobody has waited for."""
         if not self.final:
@@ -104,6 +126,13 @@ class Driver:
         """Starts the thread."""
         if self._outcome != "pending":
             raise FitbusError(f"{self._run!r} was started before; make a new one")
+        try:
+            await self._start()
+        except BaseException as error:
+            self._end_unstarted(error)
+            raise
+
+    async def _start(self) -> None:
         trainer = self._trainer
         state = trainer.keeper.lend(self._run)
         try:
@@ -124,6 +153,19 @@ class Driver:
         self._outcome = "running"
         trainer.puller.connect(self.engine, self._host.tasks)
         self._host.tasks.start_soon(self._drive, name=f"fitbus {self._run.id}")
+
+    def _end_unstarted(self, error: BaseException) -> None:
+        """Lets nobody wait for a run that couldn't start."""
+        run, engine = self._run, self.engine
+        self.keep_error(error)
+        why = f"too late: the run couldn't start ({type(error).__name__}: {error})"
+        for receipt in run.inbox.close(why):
+            receipt.settle(Rejected(why))
+        run.end_streams()
+        if engine is not None:
+            engine.publisher.abandon()
+        if engine is not None or not run.bus.is_live(run.id):
+            run.bus.finish_run(run.id)
 
     async def wait(self) -> Any:
         """Waits for the end; returns the result, or raises what ended it."""
@@ -202,7 +244,7 @@ class Driver:
                 self._result, error = await run_in_daemon_thread(
                     lambda: self._in_thread(engine),
                     f"fitbus {self._run.id}",
-                    self._trainer.keeper.unstuck,
+                    self._ended_late,
                 )
                 ended = True
             self._trainer.puller.disconnect()
@@ -221,16 +263,23 @@ class Driver:
         if self.report is None:  # cancelled meanwhile
             self.report = await bus.drain(id, 0)
         bus.finish_run(id)
+        self._run.end_streams()
         assert self._host is not None
         self._host.leave_s = max(0.1, self._drain_s - self.report.seconds)
         self._error = engine.publisher.failures.lead(error)
-        self._outcome, _ = self._reason(engine, self._error)
+        self._outcome, _ = how_it_ended(engine, self._error)
+        for function in self.at_end:
+            try:
+                function()
+            except Exception as late:  # noqa: BLE001  # the run has ended; it isn't lost
+                self._error = self._error or late
         self.final = True
 
     def _abandon(self, engine: Engine) -> BaseException:
         """Leaves a thread behind that doesn't end; says what it is in."""
-        error = ThreadStuckError(engine.activity, self._grace_s)
-        self._trainer.keeper.stuck(error)
+        activity = engine.publisher.standstill.calling or engine.activity
+        error = ThreadStuckError(activity, self._grace_s)
+        self._trainer.keeper.stuck(self._run, error)
         if self._job.kind == "fit":
             engine.publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))
         engine.publisher.abandon()
@@ -245,45 +294,19 @@ class Driver:
     def left_state(self) -> TrainState | None:
         """The state that an abandoned thread left."""
         assert self.engine is not None
-        return self._state_after(self.engine, self._error)
+        return self._state_after(self.engine, self._thread_error)
 
     # The training thread.
 
     def _in_thread(self, engine: Engine) -> tuple[Any, BaseException | None]:
-        """Does the job; its end is published whatever happens. Returns its result, or its error."""
-        result: Any = None
-        error: BaseException | None = None
-        with self.settings.applied():
-            try:
-                result = self._job.main(engine)
-                engine.settle()
-            except BaseException as raised:  # noqa: BLE001  # leaves from `wait`
-                error = raised
-            reason, detail = self._reason(engine, error)
-            self._ending = True
-            try:
-                if error is not None:
-                    # What was computed before is still told; a failed step ends it.
-                    with contextlib.suppress(Exception):
-                        engine.settle()
-                    engine.pipeline = None
-                self._job.end(engine, reason, detail)
-                engine.publisher.close()
-                if error is None:
-                    engine.publisher.failures.check()
-            except BaseException as raised:  # noqa: BLE001  # leaves from `wait`
-                error = error or raised
-                if not engine.publisher.closed:
-                    engine.publisher.abandon()
-        return result, error
+        result, self._thread_error = carried_out(self._job, engine, self.settings)
+        return result, self._thread_error
 
-    def _reason(
-        self, engine: Engine, error: BaseException | None
-    ) -> tuple[Literal["completed", "stopped", "cancelled", "failed"], str]:
-        if error is None:
-            return ("stopped" if engine.stops else "completed"), ""
-        if isinstance(error, RunCancelledError):
-            return "cancelled", ""
-        if isinstance(error, ThreadStuckError) or not isinstance(error, Exception):
-            return "cancelled", repr(error)
-        return "failed", f"{type(error).__name__}: {error}"
+    def _ended_late(self) -> None:
+        """Called when a thread that was left behind has ended; in it, or in the loop."""
+        error = self._thread_error
+        if error is not None and not isinstance(error, RunCancelledError):
+            _logger.error(
+                "run %r failed after its thread was left behind", self._run.id, exc_info=error
+            )
+        self._trainer.keeper.unstuck()

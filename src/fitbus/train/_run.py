@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, final
@@ -66,6 +67,7 @@ class Run(Subscribable, Generic[ResultT]):
         self._trainer = trainer
         self.driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
         self._beside = Beside(self, trainer, self.driver)
+        self._streams: weakref.WeakSet[Subscription[Any]] = weakref.WeakSet()
 
     # Its life.
 
@@ -235,7 +237,14 @@ class Run(Subscribable, Generic[ResultT]):
     ) -> Subscription[Any]:
         """Makes a stream of this run's events."""
         self._check_alive()
-        return self.bus.make_stream(kinds, options, after=after, run=self.id)
+        stream = self.bus.make_stream(kinds, options, after=after, run=self.id)
+        self._streams.add(stream)
+        return stream
+
+    def end_streams(self) -> None:
+        """Closes its streams, those too that nobody has opened yet; what they have is handed out."""
+        for stream in tuple(self._streams):
+            stream.close()
 
     def ended_id(self) -> str | None:
         """The run's id."""
@@ -265,6 +274,12 @@ class Run(Subscribable, Generic[ResultT]):
         return ModelView(self._trainer, self, source)
 
     @property
+    def stop_reason(self) -> str | None:
+        """The reason of the first stop that was asked for and has acted; None if there is none."""
+        engine = self.driver.engine
+        return None if engine is None or not engine.stops else engine.stops[0].reason
+
+    @property
     def stopping(self) -> bool:
         """Whether a stop was asked for and has acted."""
         engine = self.driver.engine
@@ -274,6 +289,10 @@ class Run(Subscribable, Generic[ResultT]):
     def params(self) -> dict[str, Any]:
         """What Keras gives callbacks as `params`: verbose, epochs and steps."""
         return self.driver.params
+
+    def at_end(self, function: Callable[[], object]) -> None:
+        """Calls a function in the event loop when the run has ended, whatever ended it."""
+        self.driver.at_end.append(function)
 
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
         """Lets a callback look at the names that logs will have, before the first step."""

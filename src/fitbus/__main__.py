@@ -1,0 +1,55 @@
+"""The command line: `python -m fitbus`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import resources
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command, or says which there are; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["demo"]:
+        from fitbus.examples import demo
+
+        return demo.main(given[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m fitbus",
+        description="An event-driven async callback bus for JAX training.",
+        epilog=_contents(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", nargs="?", choices=["demo"], help="what to run")
+    parser.parse_args(given)
+    parser.print_help()
+    return 0
+
+
+def _contents() -> str:
+    lines = [
+        "commands:",
+        "  demo     trains on real handwritten digits, watched and steered (--quick: shorter)",
+        "",
+        "examples, each run by `python -m fitbus.examples.NAME`:",
+    ]
+    found = dict(_examples())
+    width = max(map(len, found), default=0)
+    return "\n".join([*lines, *(f"  {name:{width}}  {text}" for name, text in found.items())])
+
+
+def _examples() -> Iterator[tuple[str, str]]:
+    """The names of the examples, with the first lines of their docstrings; none is imported."""
+    for file in sorted(resources.files("fitbus.examples").iterdir(), key=lambda f: f.name):
+        name = file.name.removesuffix(".py")
+        if file.name.endswith(".py") and not name.startswith("_"):
+            text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            yield name, text.partition("\n")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
