@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, final
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, final
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-__all__ = ["LoopHandle", "in_event_loop", "run_in_daemon_thread"]
+__all__ = ["LoopHandle", "in_event_loop", "loop_context", "run_in_daemon_thread"]
 
 T = TypeVar("T")
 
@@ -28,11 +29,12 @@ class LoopHandle:
             if hasattr(native, "call_soon_threadsafe")
             else native.run_sync_soon
         )
+        self._context = loop_context()
 
     def call_soon(self, function: Callable[[], object]) -> bool:
         """Lets the loop call `function`, which must not raise. False if the loop has ended."""
         try:
-            self._call_soon(function)
+            self._call_soon(functools.partial(self._context.run, function))
         except RuntimeError:  # a closed asyncio loop, or trio's RunFinishedError
             return False
         return True
@@ -41,7 +43,7 @@ class LoopHandle:
         """Whether the caller runs in this loop."""
         try:
             return current_token().native_token is self.token.native_token
-        except anyio.NoEventLoopError:
+        except RuntimeError:  # AnyIO's NoEventLoopError, or the library's own
             return False
 
 
@@ -49,9 +51,21 @@ def in_event_loop() -> bool:
     """Whether the caller runs in an event loop's thread, where blocking would stop everybody."""
     try:
         current_token()
-    except anyio.NoEventLoopError:
+    except RuntimeError:
         return False
     return True
+
+
+def loop_context() -> contextvars.Context:
+    """The caller's context variables, for what starts tasks from a callback.
+
+    AnyIO knows the event loop by the running task, and a callback is none; but also by a variable,
+    which `anyio.run` sets, and others don't.
+    """
+    context = contextvars.copy_context()
+    is_asyncio = hasattr(current_token().native_token, "call_soon_threadsafe")
+    context.run(_note_library, "asyncio" if is_asyncio else "trio")
+    return context
 
 
 async def run_in_daemon_thread(
@@ -72,6 +86,7 @@ async def run_in_daemon_thread(
     abandoned = False
     lock = threading.Lock()
     context = contextvars.copy_context()
+    context.run(_note_library, None)
 
     def main() -> None:
         with claim_worker_thread(loop.token.backend_class, loop.token.native_token):
@@ -99,6 +114,15 @@ async def run_in_daemon_thread(
             on_abandoned()
         raise
     return outcome[0]()
+
+
+def _note_library(name: str | None) -> None:
+    """Notes which event loop runs in this thread, or that none does, as `anyio.run` notes it."""
+    try:
+        from sniffio import current_async_library_cvar
+    except ImportError:  # then AnyIO looks for no such note
+        return
+    current_async_library_cvar.set(name)
 
 
 def _raiser(error: BaseException) -> Callable[[], Any]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import jax
 import numpy as np
 import optax
@@ -431,6 +432,21 @@ async def test_the_run_handle_says_so(cancel: Cancel) -> None:
     receipt = run.post(Pause())
     with pytest.raises(fitbus.errors.ControlRejectedError, match="too late"):
         await receipt
+
+
+async def test_another_loop_can_train_afterwards(cancel: Cancel) -> None:
+    """The cancelled run lets go of its event loop, and so does the bus."""
+    watched = Watched()
+
+    async def work() -> None:
+        await watched.trainer.fit(X, Y, batch_size=32, epochs=FOREVER, grace_s=GRACE_S)
+
+    async def when() -> None:
+        await watched.trainer.bus.wait_for(EpochEnd)
+
+    await cancel(work, when)
+    await anyio.to_thread.run_sync(lambda: watched.trainer.fit_sync(X, Y, batch_size=32))
+    assert [end.reason for end in watched.ends] == ["cancelled", "completed"]
 
 
 async def test_leaving_the_block_by_an_error_cancels_and_the_error_leads() -> None:

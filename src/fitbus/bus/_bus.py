@@ -210,9 +210,10 @@ class Bus(Subscribable):
                 self._attach(stream)
                 if stream.after is not None and self._latest is not None:
                     run, tail = self._latest
-                    if stream.run not in (None, run):
-                        run, tail = stream.run, self._publishers[stream.run].tail
-                    tail.replay(stream, stream.after, run)
+                    if stream.run in (None, run):
+                        tail.replay(stream, stream.after, run)
+                    elif (publisher := self._publishers.get(stream.run or "")) is not None:
+                        publisher.tail.replay(stream, stream.after, publisher.run)
         except BaseException:
             self.hosting.exit_loop()
             raise
@@ -264,6 +265,10 @@ class Bus(Subscribable):
                 )
             self._publishers[publisher.run] = publisher
             self._latest = publisher.run, publisher.tail
+
+    def is_live(self, run: str) -> bool:
+        """Whether a run of this id publishes here at present. Any thread."""
+        return run in self._publishers
 
     def publisher_of(self, event: Event) -> Publisher | None:
         """The publisher of an event's run; None if the run has ended."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, final
 
 from fitbus.control import (
@@ -46,27 +47,36 @@ class Desk:
         """Applies all that waits, in order; nothing, if the loop does that itself."""
         if self.apply is None or not self._inbox:
             return
-        for receipt, winner in self._inbox.take():
-            if winner is None:
-                self._act(self.apply, receipt)
-            else:
-                self.settle(receipt, Superseded(winner.id))
+        taken = deque(self._inbox.take())
+        try:
+            while taken:
+                receipt, winner = taken[0]
+                if winner is None:
+                    self._act(self.apply, receipt)
+                else:
+                    self.settle(receipt, Superseded(winner.id))
+                taken.popleft()
+        finally:  # nobody waits for ever, whatever was raised
+            self._leave_off(receipt for receipt, _ in taken)
 
     def pending(self) -> Iterator[Control]:
         """Yields what waits; each is acknowledged when the next one is asked for."""
-        for receipt, winner in self._inbox.take():
-            if winner is not None:
-                self.settle(receipt, Superseded(winner.id))
-                continue
-            self._current = receipt
-            try:
-                yield receipt.control
-            except GeneratorExit:
-                self.reject("the loop left off before it acted on it; send it again")
-                raise
-            if self._current is receipt:
-                self._current = None
-                self._applied(receipt, None)
+        taken = deque(self._inbox.take())
+        try:
+            while taken:
+                receipt, winner = taken[0]
+                if winner is not None:
+                    self.settle(receipt, Superseded(winner.id))
+                else:
+                    self._current = receipt
+                    yield receipt.control
+                    if self._current is receipt:
+                        self._current = None
+                        self._applied(receipt, None)
+                taken.popleft()
+        finally:
+            self._current = None
+            self._leave_off(receipt for receipt, _ in taken)
 
     def reject(self, why: str) -> None:
         """Rejects the control that was yielded last."""
@@ -91,6 +101,13 @@ class Desk:
         """Refuses what waits, and all that will come."""
         for receipt in self._inbox.close(why):
             self.settle(receipt, Rejected(why))
+
+    def _leave_off(self, receipts: Iterable[Receipt]) -> None:
+        for receipt in receipts:
+            if receipt.outcome is None:
+                self.settle(
+                    receipt, Rejected("the loop left off before it acted on it; send it again")
+                )
 
     def _act(self, apply: ApplyControl, receipt: Receipt) -> None:
         try:

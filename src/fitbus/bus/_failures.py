@@ -34,6 +34,11 @@ class Failures:
         """A KeyboardInterrupt or SystemExit that a handler raised."""
         return self._interrupt
 
+    @property
+    def pending(self) -> bool:
+        """Whether one of them ends the run."""
+        return bool(self._interrupt or self._fatal)
+
     def check(self) -> None:
         """Raises the first error that ends the run, if there is one."""
         if self._interrupt is not None:

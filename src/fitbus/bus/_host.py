@@ -66,8 +66,10 @@ class Host:
             if self._tick is not None:
                 self._tick.cancel()
             self._tasks.cancel_scope.cancel()
-            await self._tasks.__aexit__(None, None, None)
-            self._bus.hosting.exit_loop()
+            try:
+                await self._tasks.__aexit__(None, None, None)
+            finally:
+                self._bus.hosting.exit_loop()
 
     @property
     def tasks(self) -> TaskGroup:

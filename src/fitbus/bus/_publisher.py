@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ApplyControl", "Publisher"]
 
+_TOO_LATE = "too late: the run has ended"
+
 
 @final
 class Publisher:
@@ -95,7 +97,7 @@ class Publisher:
         # Events for `def` handlers that another thread published: called at the next boundary.
         self._deferred: deque[tuple[Event, Subscription[Any], Hook]] = deque()
         self._noticed = 0  # how many notices are being handled: their controls wait
-        self._standstill = Standstill(self, bus)
+        self.standstill = Standstill(self, bus)
         bus.attach(self)
 
     def publish(self, event: Event) -> None:
@@ -161,15 +163,15 @@ class Publisher:
             route = self._routes.get(type(event)) or self._resolve(type(event))
             event = self._stamp(event)
             self._deliver(event, route, errors)
-            calls = self._standstill.calls_on_loop(event, route.on_loop) if route.on_loop else []
+            calls = self.standstill.calls_on_loop(event, route.on_loop) if route.on_loop else []
         for subscription, error in errors:
             self.fail(subscription, event, error)
         self.flush()
         self.run_deferred(before=event.seq)
         if calls:
-            self._standstill.await_calls(event, calls)
+            self.standstill.await_calls(event, calls)
         for subscription, hook in route.in_thread:
-            self._standstill.call_here(event, subscription, hook, logs)
+            self.standstill.call_here(event, subscription, hook, logs)
         return logs
 
     def flush(self, now: float | None = None) -> None:
@@ -185,7 +187,7 @@ class Publisher:
         From a `def` handler in the training thread it is applied on the spot, if there is `apply`.
         """
         receipt = self.inbox.post(control, source)
-        if self._standstill.may_act_here() and not self._noticed:
+        if self.standstill.may_act_here() and not self._noticed:
             self.desk.serve()
         return receipt
 
@@ -205,10 +207,10 @@ class Publisher:
         if self._deferred:
             self.run_deferred()
         self.failures.check()
-        if self._standstill.cancelled:
+        if self.standstill.cancelled:
             raise RunCancelledError(f"run {self.run!r} was cancelled")
         if self._bus.crowded:
-            self._standstill.wait_for_room()
+            self.standstill.wait_for_room()
             self.failures.check()
         if self.desk.apply is None:
             return self.desk.pending()
@@ -221,8 +223,13 @@ class Publisher:
         self.desk.reject(why)
 
     def stand_still(self, until: Callable[[], bool]) -> None:
-        """Waits in the training thread, serving the inbox, until something holds or it is cancelled."""
-        self._standstill.wait(lambda: until() or self._standstill.cancelled)
+        """Waits in the training thread, serving the inbox, until something holds.
+
+        Returns early if the run was cancelled, or a handler's error ends it: `boundary` raises then.
+        """
+        self.standstill.wait(
+            lambda: until() or self.standstill.cancelled or self.failures.pending
+        )
 
     def fail(self, subscription: Subscription[Any], event: Event, error: BaseException) -> None:
         """Deals with what a handler raised, as its `on_error` says. Any thread."""
@@ -234,9 +241,9 @@ class Publisher:
         Args:
             within_s: How long the thread may still stand still for waiting handlers, in seconds.
         """
-        self._standstill.cancel(within_s)
+        self.standstill.cancel(within_s)
 
-    def close(self, why: str = "too late: the run has ended") -> None:
+    def close(self, why: str = _TOO_LATE) -> None:
         """Ends publishing: what comes later is lost, and controls are rejected with `why`."""
         self.run_deferred()
         self.desk.close(why)
@@ -247,8 +254,11 @@ class Publisher:
 
     def abandon(self) -> None:
         """The same from another thread, when the training thread is stuck: nothing is called."""
-        self._deferred.clear()
-        self.close()
+        self.desk.close(_TOO_LATE)
+        with self.lock:
+            self._deferred.clear()
+            self.closed = True
+        self.flush()
 
     def reroute(self) -> None:
         """Forgets who gets what. The lock is held."""
@@ -256,7 +266,7 @@ class Publisher:
 
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""
-        self._standstill.ring()
+        self.standstill.ring()
 
     def _resolve(self, kind: type[Event]) -> Route:
         with self.lock:
@@ -292,7 +302,7 @@ class Publisher:
             event, subscription, hook = self._deferred.popleft()
             self._noticed += 1
             try:
-                self._standstill.call_here(
+                self.standstill.call_here(
                     event, subscription, hook, dict(getattr(event, "logs", ()))
                 )
             finally:

@@ -33,7 +33,8 @@ class Standstill:
         self._publisher = publisher
         self._bus = bus
         self._bell = threading.Event()
-        self._acting: list[int] = []  # the thread, once for each `def` handler that it is in
+        # The thread, once for each `def` handler that it is in, with what it is called for.
+        self._acting: list[tuple[int, Subscription[Any], Event]] = []
         self._deadline: float | None = None
         self._warned: set[int] = set()
 
@@ -54,7 +55,14 @@ class Standstill:
 
     def may_act_here(self) -> bool:
         """Whether the caller is the training thread, in a `def` handler."""
-        return bool(self._acting) and self._acting[-1] == threading.get_ident()
+        return bool(self._acting) and self._acting[-1][0] == threading.get_ident()
+
+    @property
+    def calling(self) -> str | None:
+        """The `def` handler that the thread is in, in words. Any thread."""
+        for _, subscription, event in self._acting[-1:]:
+            return f"in handler {subscription.name!r} of {type(event).__name__}"
+        return None
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Waits, applying controls as they come."""
@@ -88,7 +96,7 @@ class Standstill:
                 )
         self._bus.hold(self._publisher)
         try:
-            self.wait(lambda: self.cancelled or self._stop_waits() or not self._crowded())
+            self.wait(lambda: self._goes_on() or not self._crowded())
         finally:
             self._bus.release(self._publisher)
             for subscription in slow:
@@ -150,7 +158,7 @@ class Standstill:
             self._publisher.desk.serve()
         mark = Standing(self._publisher.run, in_thread=True)
         token = standing.set(mark)
-        self._acting.append(threading.get_ident())
+        self._acting.append((threading.get_ident(), subscription, event))
         started = time.perf_counter()
         subscription.count_call()
         error: BaseException | None = None
@@ -184,8 +192,11 @@ class Standstill:
     def _crowded(self) -> list[Subscription[Any]]:
         return self._bus.crowded_by(self._publisher.run)
 
-    def _stop_waits(self) -> bool:
-        return self._publisher.desk.stopping or self._publisher.inbox.holds(StopTraining)
+    def _goes_on(self) -> bool:
+        """Whether training shall end, room or not."""
+        publisher = self._publisher
+        stops = publisher.desk.stopping or publisher.inbox.holds(StopTraining)
+        return self.cancelled or stops or publisher.failures.pending
 
     def _given_up(self) -> bool:
         return self._bus.closed or (

@@ -18,9 +18,9 @@ from fitbus.control import (
     UpdateState,
 )
 from fitbus.errors import ControlRejectedError, InvalidArgumentError
-from fitbus.train._state import TrainState, check_same
+from fitbus.train._state import TrainState, check_same, is_key
 
-__all__ = ["apply_to_state", "hyperparameters", "like"]
+__all__ = ["apply_to_state", "hyperparameters"]
 
 
 def apply_to_state(task: object, state: TrainState, control: Control) -> TrainState:
@@ -34,7 +34,7 @@ def apply_to_state(task: object, state: TrainState, control: Control) -> TrainSt
             return _with_hyperparameter(state, control, "learning_rate", lambda _: value)
         case ScaleLearningRate(factor):
             return _with_hyperparameter(
-                state, control, "learning_rate", lambda old: float(old) * factor
+                state, control, "learning_rate", lambda old: np.asarray(old, np.float64) * factor
             )
         case SetHyperparameter(name, value):
             return _with_hyperparameter(state, control, name, lambda _: value)
@@ -65,10 +65,29 @@ def hyperparameters(opt_state: Any) -> dict[str, Any]:
     return found
 
 
-def like(old: Any, new: Any) -> Any:
-    """A new value in the dtype, the type and the place of an old array."""
-    value = jnp.asarray(np.asarray(new, dtype=old.dtype))
-    return jax.device_put(value, old.sharding) if getattr(old, "committed", False) else value
+def _like(control: Control, name: str, old: Any, new: Any) -> Any:
+    """A new value in the shape, the dtype and the place of an old array."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        host = np.full(old.shape, new).astype(old.dtype)
+    kept = np.asarray(host, np.float64)
+    whole = not jnp.issubdtype(old.dtype, jnp.inexact)
+    if not np.isfinite(kept).all() or (whole and (kept != new).any()):
+        raise ControlRejectedError(control, f"{name!r} is kept as {old.dtype}, which can't hold {new}")
+    return _placed(old, jnp.asarray(host))
+
+
+def _placed(old: Any, new: Any) -> Any:
+    """A copy of an array where another one is: for the compiled step, the same argument."""
+    if old.committed:
+        new = new if new.sharding == old.sharding else jax.device_put(new, old.sharding)
+    elif new.committed:
+        # Only by way of the host an array comes loose from the device that it was put on.
+        if is_key(new):
+            data = np.asarray(jax.random.key_data(new))
+            return jax.random.wrap_key_data(jnp.array(data), impl=jax.random.key_impl(new))
+        new = np.asarray(new)
+    # The old arrays may be donated; whatever is new must not be somebody else's.
+    return jnp.array(new, copy=True)
 
 
 def _is_injected(node: Any) -> bool:
@@ -84,7 +103,7 @@ def _injected(opt_state: Any) -> list[Any]:
 
 
 def _with_hyperparameter(
-    state: TrainState, control: Control, name: str, value: Callable[[Any], float]
+    state: TrainState, control: Control, name: str, value: Callable[[Any], Any]
 ) -> TrainState:
     nodes = _injected(state.opt_state)
     if not nodes:
@@ -113,7 +132,8 @@ def _with_hyperparameter(
         if name not in node.hyperparams:
             return node
         old = node.hyperparams[name]
-        return node._replace(hyperparams={**node.hyperparams, name: like(old, value(old))})
+        new = _like(control, name, old, value(old))
+        return node._replace(hyperparams={**node.hyperparams, name: new})
 
     return dataclasses.replace(
         state, opt_state=jax.tree.map(change, state.opt_state, is_leaf=_is_injected)
@@ -129,14 +149,14 @@ def _replaced(control: Control, who: str, old: TrainState, new: Any) -> TrainSta
         check_same(who, old, new)
     except InvalidArgumentError as error:
         raise ControlRejectedError(control, str(error)) from error
+    if new.step is not old.step and int(new.step) != int(old.step):
+        raise ControlRejectedError(
+            control,
+            f"{who} changed `step` from {old.step} to {new.step}; the loop counts it, so keep it:"
+            " `dataclasses.replace(state, params=...)`",
+        )
 
     def place(was: Any, now: Any) -> Any:
-        if now is was:
-            return now
-        sharding = was.sharding
-        array = jnp.asarray(now)
-        array = array if array.sharding == sharding else jax.device_put(array, sharding)
-        # The old arrays may be donated; whatever is new must not be somebody else's.
-        return jnp.array(array, copy=True)
+        return now if now is was else _placed(was, jnp.asarray(now))
 
     return jax.tree.map(place, old, new)  # type: ignore[no-any-return]  # jax returns Any

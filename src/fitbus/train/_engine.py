@@ -85,6 +85,8 @@ class Engine:
         updates: Completed optimizer updates that were dispatched.
         stops: The stops that were asked for, the first one first.
         stop_epoch: Whether the current epoch was asked to end.
+        in_epoch: Whether the batches of an epoch are gone through.
+        ending: Whether the work is done, and only its end is left to tell.
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
         called_off: Whether data that the thread waits for aren't wanted any more.
@@ -107,6 +109,8 @@ class Engine:
         self.updates = int(state.step)
         self.stops: list[Stop] = []
         self.stop_epoch = False
+        self.in_epoch = False
+        self.ending = False
         self.stop_evaluation = False
         self.activity = "starting"
         self.evaluate: Callable[[], dict[str, float]] | None = None
@@ -136,7 +140,7 @@ class Engine:
         self.publisher.boundary()
         if self._requests:
             self.serve_requests()
-        if self._paused_by is not None:
+        while self._paused_by is not None:
             self._hold_paused()
 
     def request(self, request: Request) -> None:
@@ -154,9 +158,9 @@ class Engine:
         """Does what others asked for. The training thread stands at a boundary."""
         if not self._requests:
             return
+        self.settle()  # if it raises, they stay: the end of the run answers them
         with self._lock:
             requests, self._requests = self._requests, []
-        self.settle()
         for request in requests:
             request.serve(self.state)
 
@@ -179,26 +183,33 @@ class Engine:
         source = self._paused_by or ""
         self.publisher.publish(RunPaused(source=source))
         self.publisher.stand_still(self._goes_on)
-        if self._paused_by is not None:
-            self._paused_by = None
-        else:
+        if self._paused_by is None and not self.stopping:
             self.publisher.publish(RunResumed(source=self._resumed_by))
         self.activity = activity
         self.publisher.boundary()
 
     def _goes_on(self) -> bool:
         self.publisher.run_deferred()
-        return self._paused_by is None or self.stopping
+        return self._paused_by is None
 
     def _apply(self, control: Control, source: str) -> object:
         """Applies a control at a boundary; raises `ControlRejectedError` if it can't."""
         self.settle()
         match control:
+            case StopTraining() | StopEpoch() | Pause() if self.ending:
+                raise ControlRejectedError(control, "too late: the run is at its end")
             case StopTraining(reason, validate):
                 self.stops.append(Stop(reason, source, validate))
+                self._paused_by = None
             case StopEpoch():
+                if not self.in_epoch:
+                    raise ControlRejectedError(
+                        control, "no epoch is under way; send it between EpochBegin and the last BatchEnd"
+                    )
                 self.stop_epoch = True
             case Pause():
+                if self.stopping:
+                    raise ControlRejectedError(control, "the run was asked to stop")
                 self._paused_by = source
             case Resume():
                 if self._paused_by is None:

@@ -69,7 +69,8 @@ class Feed:
         Raises:
             DataError: There never was one; or, for data of which each epoch needs some, there is none.
         """
-        if self._anew and self._peeked is None:
+        whole = self._limit is None and self._source.restarts
+        if (self._anew or whole) and self._peeked is None:
             self._drop()
         if self._each or not self._any:
             self.peek()
@@ -99,10 +100,10 @@ class Feed:
             self._warn("before the last epoch")
         return found
 
-    def beside(self) -> Feed:
-        """Another feed of the same data, which doesn't disturb this one; itself if they come once."""
+    def beside(self) -> Feed | None:
+        """Another feed of the same data, which doesn't disturb this one; None if they come once."""
         if not self._source.restarts:
-            return self
+            return None
         return Feed(self._argument, self._source, self._limit, anew=True)
 
     def _look(self) -> bool:

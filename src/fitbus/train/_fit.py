@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, final, get_args
 
+from fitbus.control import Evaluate
+from fitbus.errors import ControlRejectedError
 from fitbus.events import BatchBegin, BatchEnd, EpochBegin, EpochEnd, TrainBegin, TrainEnd
 from fitbus.events._lifecycle import EndReason
 from fitbus.train._data import HostBatch
@@ -66,6 +68,9 @@ class FitJob:
         """Does it, in the training thread."""
         publisher = engine.publisher
         publisher.epoch = self._initial_epoch
+        if self._validation is not None:
+            validation = self._validation
+            engine.evaluate = lambda: self._evaluate(engine, validation)
         engine.activity = "in a handler of TrainBegin"
         publisher.barrier(
             TrainBegin(
@@ -118,27 +123,33 @@ class FitJob:
             engine.activity = "tracing the eval step"
             layout = engine.steps.eval_layout(engine.state, shown.batch)
             names.update(f"val_{name}" for name in layout.names)
-
-            def quietly() -> dict[str, float]:
-                before, engine.called_off = engine.called_off, lambda: False
-                try:
-                    batches = validation.beside().epoch()
-                    return evaluate_quietly(engine.steps, engine.state, batches)
-                finally:
-                    engine.called_off = before
-
-            engine.evaluate = quietly
         for check in self.checks:
             check(frozenset(names))
+
+    def _evaluate(self, engine: Engine, validation: Feed) -> dict[str, float]:
+        """Evaluates without an event, at a boundary that may lie in a validation."""
+        feed = validation.beside()
+        if feed is None:
+            raise ControlRejectedError(
+                Evaluate(),
+                "the validation data can be gone through only once; give a list, or a function"
+                " that returns a new iterator",
+            )
+        before, engine.called_off = engine.called_off, lambda: False
+        try:
+            return evaluate_quietly(engine.steps, engine.state, feed.epoch())
+        finally:
+            engine.called_off = before
 
     def _epoch(self, engine: Engine, epoch: int) -> None:
         publisher = engine.publisher
         publisher.epoch = epoch
-        engine.stop_epoch = False
+        engine.stop_epoch, engine.in_epoch = False, True
         engine.called_off = lambda: engine.stopping or engine.stop_epoch
         engine.activity = "in a handler of EpochBegin"
         publisher.barrier(EpochBegin())
         logs = self._batches(engine)
+        engine.in_epoch = False
         wanted = all(stop.validate for stop in engine.stops)
         if self._validation is not None and self._is_due(epoch) and logs and wanted:
             found = evaluate(engine, self._validation, alone=False)

@@ -47,7 +47,7 @@ class StateKeeper:
     def show(self) -> TrainState:
         """The state, to be kept by whoever asks; refused while a run has it."""
         if self._stuck is not None:
-            raise self._stuck
+            raise _again(self._stuck)
         if self.live is not None:
             raise TrainerBusyError(
                 f"{self.live!r} is live and its state donated; use `await run.snapshot()`"
@@ -59,7 +59,7 @@ class StateKeeper:
         """Gives the state to a run, which may donate it."""
         with self._lock:
             if self._stuck is not None:
-                raise self._stuck
+                raise _again(self._stuck)
             if self.live is not None:
                 raise TrainerBusyError(
                     f"{self.live!r} is live: one call at a time for each trainer; wait for it, or"
@@ -76,10 +76,11 @@ class StateKeeper:
             self.live = None
             self._shown = False
 
-    def stuck(self, error: ThreadStuckError) -> None:
-        """Notes that a run's thread was left behind, with the state."""
+    def stuck(self, run: Run[Any], error: ThreadStuckError) -> None:
+        """Notes that a run's thread was left behind, with the state; unless it has just ended."""
         with self._lock:
-            self._stuck = error
+            if self.live is run:
+                self._stuck = error
 
     def unstuck(self) -> None:
         """Notes that it has ended."""
@@ -95,6 +96,11 @@ class StateKeeper:
                 " and then with `await run.snapshot()`, and make a new trainer"
             )
         return self._state
+
+
+def _again(error: ThreadStuckError) -> ThreadStuckError:
+    """The same for somebody else, whose traceback it isn't yet."""
+    return ThreadStuckError(error.activity, error.grace_s)
 
 
 def _initial(task: Any, params: Any, seed: int) -> TrainState:

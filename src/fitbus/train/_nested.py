@@ -15,6 +15,7 @@ from fitbus.train._predict import PredictJob, predict_quietly
 from fitbus.train._state import TrainState
 
 if TYPE_CHECKING:
+    from fitbus.train._run import Run
     from fitbus.train._trainer import Trainer
 
 __all__ = ["Nested"]
@@ -31,7 +32,7 @@ class Nested:
         self._trainer = trainer
         self._feed = feed
         self._job = job
-        self._id: str | None = None
+        self._run: Run[Any] | None = None
 
     @classmethod
     def evaluate(
@@ -65,27 +66,36 @@ class Nested:
             return lambda: predict_quietly(trainer.steps, state, self._feed.epoch())
         from fitbus.train._run import Run  # a run may hold nested ones, and they are runs
 
-        self._id = trainer.bus.new_run_id(job.kind)
-        run: Run[Any] = Run(trainer, job, self._id, grace_s=1.0, drain_s=1.0)
+        id = trainer.bus.new_run_id(job.kind)
+        run: Run[Any] = Run(trainer, job, id, grace_s=1.0, drain_s=1.0)
         for callback in attached:
             run.attach(callback)
 
         def main() -> Any:
             engine = Engine(
-                trainer.bus, run.id, trainer.steps, state, flight=Flight("auto", trainer.flush_s)
+                trainer.bus,
+                run.id,
+                trainer.steps,
+                state,
+                flight=Flight("auto", trainer.flush_s),
+                inbox=run.inbox,
             )
-            run.driver.engine = engine
+            run.driver.lead(engine)
             try:
-                return job.main(engine)
+                result = job.main(engine)
             finally:
                 engine.publisher.close()
+            engine.publisher.failures.check()
+            return result
 
+        self._run = run
         return main
 
     def close(self) -> None:
         """Ends its run, if it has one; handlers still get what waits for them. Any thread."""
-        if self._id is not None:
-            self._trainer.bus.finish_run(self._id, drained=False)
+        if self._run is not None:
+            self._trainer.bus.finish_run(self._run.id, drained=False)
+            self._run.driver.let_go()
 
 
 def _no_async(items: AsyncIterator[Any], *, owned: bool) -> NoReturn:

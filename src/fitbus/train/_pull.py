@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextvars
 from collections.abc import AsyncIterator, Callable
 from typing import Any, final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from fitbus._loops import LoopHandle
+from fitbus._loops import LoopHandle, loop_context
 from fitbus.train._engine import Engine
 from fitbus.train._pass import Interrupted
 
@@ -22,8 +21,8 @@ _CLOSE_S = 5.0
 class Puller:
     """Turns an async iterator into one of the training thread, which stands still meanwhile.
 
-    So a source that stalls can't keep a stop, a control or a cancellation from acting. Each iterator
-    is read by one task of its own, under the context variables of whoever called `fit`.
+    So a source that stalls can't keep a stop, a control or a cancellation from acting. One task
+    reads one iterator, under the context variables of whoever called `fit`.
     """
 
     def __init__(self) -> None:
@@ -34,7 +33,7 @@ class Puller:
 
     def connect(self, engine: Engine, tasks: TaskGroup) -> None:
         """Tells it where to fetch: in the loop of this task group, until `disconnect`."""
-        context = contextvars.copy_context()
+        context = loop_context()
         self._engine = engine
         self._loop = LoopHandle()
         self._start = lambda pump: context.run(tasks.start_soon, self._run, pump)
@@ -85,6 +84,8 @@ class _Pulled:
 
     def __next__(self) -> Any:
         pump, engine = self._pump, self._engine
+        if pump.ended:
+            raise StopIteration
         if not self._asked:
             self._asked = True
             pump.done = False

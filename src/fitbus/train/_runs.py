@@ -35,6 +35,7 @@ class Runs(Mapping[str, Run[History]]):
     def __init__(self) -> None:
         self._runs: dict[str, Run[History]] = {}
         self._tasks: TaskGroup | None = None
+        self._interrupt: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         """Opens it."""
@@ -57,6 +58,8 @@ class Runs(Mapping[str, Run[History]]):
         if error is not None:
             tasks.cancel_scope.cancel()
         await tasks.__aexit__(None, None, None)
+        if self._interrupt is not None:
+            raise self._interrupt
 
     def start(self, trainer: Trainer, x: Any, y: Any = None, **arguments: Any) -> Run[History]:
         """Starts a run in the background.
@@ -81,7 +84,7 @@ class Runs(Mapping[str, Run[History]]):
             raise InvalidArgumentError("run_id", run_id, "a run has this id; choose another")
         run = trainer.run(x, y, **arguments, run_id=run_id)
         self._runs[run.id] = run
-        self._tasks.start_soon(self._drive, run, name=f"fitbus {run.id}")
+        self._tasks.start_soon(self._drive, run, self._tasks, name=f"fitbus {run.id}")
         return run
 
     def stop(self, id: str, reason: str = "asked to stop") -> Receipt:
@@ -104,12 +107,15 @@ class Runs(Mapping[str, Run[History]]):
         """How many runs it has."""
         return len(self._runs)
 
-    async def _drive(self, run: Run[History]) -> None:
+    async def _drive(self, run: Run[History], tasks: TaskGroup) -> None:
         try:
             async with run:
                 await run.wait()
         except Exception as error:  # noqa: BLE001  # one run's failure isn't the service's
             run.driver.keep_error(error)
+        except (KeyboardInterrupt, SystemExit) as error:  # ends all, and leaves as itself
+            self._interrupt = self._interrupt or error
+            tasks.cancel_scope.cancel()
 
     def __repr__(self) -> str:
         """Shows the runs."""

@@ -12,7 +12,18 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fitbus.errors import InvalidArgumentError
 
-__all__ = ["TrainState", "check_same", "copied", "from_host", "is_lost", "on_host", "placed"]
+__all__ = [
+    "TrainState",
+    "check_same",
+    "copied",
+    "from_host",
+    "home_of",
+    "is_key",
+    "is_lost",
+    "mesh_of",
+    "on_host",
+    "placed",
+]
 
 T = TypeVar("T")
 
@@ -71,17 +82,28 @@ def copied(tree: T, argument: str = "params") -> T:
 
 
 def placed(state: TrainState) -> TrainState:
-    """Puts what isn't there yet on the mesh over which the parameters are sharded, replicated."""
-    mesh = mesh_of(state.params)
-    if mesh is None:
+    """Puts what isn't there yet where the parameters are: replicated, if those are on a mesh.
+
+    Else the first step, which puts all that it returns there, would be compiled for itself.
+    """
+    home, mesh = home_of(state.params), mesh_of(state.params)
+    if home is None:
         return state
-    everywhere = NamedSharding(mesh, PartitionSpec())
 
     def place(leaf: Any) -> Any:
-        on_mesh = isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh
-        return leaf if on_mesh else jax.device_put(leaf, everywhere)
+        at_home = leaf.committed and getattr(leaf.sharding, "mesh", None) == mesh
+        return leaf if at_home else jax.device_put(leaf, home)
 
     return jax.tree.map(place, state)  # type: ignore[no-any-return]  # jax returns Any
+
+
+def home_of(tree: Any) -> Any:
+    """Where to put what goes along with a tree that was put on a mesh or a device; else None."""
+    mesh = mesh_of(tree)
+    if mesh is not None:
+        return NamedSharding(mesh, PartitionSpec())
+    leaves = jax.tree.leaves(tree)
+    return next((leaf.sharding for leaf in leaves if getattr(leaf, "committed", False)), None)
 
 
 def mesh_of(tree: Any) -> Any:

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._metrics import MetricsLayout
-from fitbus.train._state import TrainState, check_same, is_key, mesh_of
+from fitbus.train._state import TrainState, check_same, home_of, is_key, mesh_of
 from fitbus.train._task import Batch, Task
 
 __all__ = ["Steps"]
@@ -107,10 +107,7 @@ class Steps:
 
 def zeros(layout: MetricsLayout, state: TrainState) -> Any:
     """The running values of no batch, on the device, where the state is."""
-    mesh = mesh_of(state.params)
-    if mesh is not None:
-        return jax.device_put(layout.zeros(), NamedSharding(mesh, PartitionSpec()))
-    return jax.device_put(layout.zeros())
+    return jax.device_put(layout.zeros(), home_of(state.params))
 
 
 def _strong(leaf: Any) -> Any:

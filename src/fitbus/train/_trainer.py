@@ -279,6 +279,12 @@ class Trainer:
         seconds("grace_s", grace_s)
         seconds("drain_s", drain_s)
         checked_flags(verbose)
+        if run_id is not None and (not isinstance(run_id, str) or not run_id):
+            raise InvalidArgumentError("run_id", run_id, "give a text")
+        if run_id is not None and self.bus.is_live(run_id):
+            raise InvalidArgumentError(
+                "run_id", run_id, "a run of this id is live on the bus; choose another"
+            )
         id = self.bus.new_run_id(job.kind) if run_id is None else run_id
         run: Run[Any] = Run(self, job, id, grace_s=grace_s, drain_s=drain_s)
         for callback in flattened(callbacks):

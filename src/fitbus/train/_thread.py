@@ -1,0 +1,54 @@
+"""What a run's thread does: the job, and then its end, on every way out."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from fitbus.errors import RunCancelledError, ThreadStuckError
+from fitbus.events._lifecycle import EndReason
+from fitbus.train._context import JaxSettings
+from fitbus.train._engine import Engine
+from fitbus.train._job import Job
+
+__all__ = ["carried_out", "how_it_ended"]
+
+
+def carried_out(
+    job: Job, engine: Engine, settings: JaxSettings
+) -> tuple[Any, BaseException | None]:
+    """Does a job under JAX settings, and publishes its end. Returns its result, or its error."""
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        with settings.applied():
+            try:
+                result = job.main(engine)
+                engine.settle()
+            except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
+                error = raised
+                # What was computed before is still told; a failed step ends it.
+                with contextlib.suppress(Exception):
+                    engine.settle()
+                engine.pipeline = None
+            engine.ending = True
+            job.end(engine, *how_it_ended(engine, error))
+            engine.publisher.close()
+            if error is None:
+                engine.publisher.failures.check()
+    except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
+        error = error or raised
+        if not engine.publisher.closed:
+            engine.publisher.abandon()
+    return result, error
+
+
+def how_it_ended(engine: Engine, error: BaseException | None) -> tuple[EndReason, str]:
+    """The reason of an end, and its detail."""
+    if error is None:
+        return ("stopped" if engine.stops else "completed"), ""
+    if isinstance(error, RunCancelledError):
+        return "cancelled", ""
+    if isinstance(error, ThreadStuckError) or not isinstance(error, Exception):
+        return "cancelled", repr(error)
+    return "failed", f"{type(error).__name__}: {error}"
