@@ -77,7 +77,7 @@ async def run_in_daemon_thread(
     never returns can't keep the process from exiting. `anyio.from_thread` works in it. Cancelling
     the caller leaves the thread behind; `on_abandoned` is then called when it ends.
     """
-    # AnyIO has no public way to say "this thread belongs to that loop" without a thread of its pool.
+    # AnyIO has no public way to say "this thread belongs to that loop" of a thread not its own.
     from anyio._core._eventloop import claim_worker_thread
 
     loop = LoopHandle()

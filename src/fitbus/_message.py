@@ -1,4 +1,4 @@
-"""What events and controls have in common: frozen structs with a tag that tells their type. Internal."""
+"""What events and controls share: frozen structs with a tag that tells their type. Internal."""
 
 from __future__ import annotations
 

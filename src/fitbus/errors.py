@@ -132,8 +132,8 @@ class ThreadStuckError(FitbusError):
 
     def __init__(self, activity: str, grace_s: float) -> None:
         super().__init__(
-            f"the training thread is still {activity}, {grace_s:g} s (grace_s) after it was asked to"
-            " end; the trainer can be used again once that returns"
+            f"the training thread is still {activity}, {grace_s:g} s (grace_s) after it was asked"
+            " to end; the trainer can be used again once that returns"
         )
         self.activity = activity
         self.grace_s = grace_s

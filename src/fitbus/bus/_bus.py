@@ -97,7 +97,7 @@ class Bus(Subscribable):
         await host.__aexit__(kind, error, traceback)
 
     def hosted(self) -> Host:
-        """Hosts the handlers too, without closing the bus at the end: `async with bus.hosted():`."""
+        """Hosts the handlers, without closing the bus at the end: `async with bus.hosted():`."""
         if self.closed:
             raise BusClosedError("this bus was closed; make a new one")
         return Host(self)

@@ -47,8 +47,9 @@ class Failures:
             raise self._fatal[0][2]
 
     def lead(self, error: BaseException | None) -> BaseException | None:
-        """The error that leaves the run, the others in its notes: the first one of a handler, or
-        `error`, the loop's own.
+        """The error that leaves the run, with the others in its notes.
+
+        It is the first one of a handler, or `error`, the loop's own.
         """
         with self._lock:
             own = {id(entry[2]): entry[3] for entry in self._fatal}

@@ -152,7 +152,7 @@ class Publisher:
         from elsewhere are applied meanwhile.
 
         Returns:
-            The event's logs, with what `def` hooks added to their private copy; empty if it has none.
+            The event's logs, with what `def` hooks added to their private copy; or empty.
         """
         errors: list[tuple[Subscription[Any], BaseException]] = []
         self.run_deferred()
@@ -225,7 +225,8 @@ class Publisher:
     def stand_still(self, until: Callable[[], bool]) -> None:
         """Waits in the training thread, serving the inbox, until something holds.
 
-        Returns early if the run was cancelled, or a handler's error ends it: `boundary` raises then.
+        Returns early if the run was cancelled, or a handler's error ends it; `boundary` then raises
+        that.
         """
         self.standstill.wait(
             lambda: until() or self.standstill.cancelled or self.failures.pending
@@ -297,7 +298,7 @@ class Publisher:
                 errors.append((subscription, error))
 
     def run_deferred(self, before: float = math.inf) -> None:
-        """Calls `def` handlers for what others published (`before` a `seq`); in the training thread."""
+        """Calls `def` handlers for what others published, `before` a `seq`; in the training thread."""
         while self._deferred and self._deferred[0][0].seq < before:
             event, subscription, hook = self._deferred.popleft()
             self._noticed += 1

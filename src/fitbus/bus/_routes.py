@@ -13,7 +13,7 @@ __all__ = ["Route", "route_for"]
 
 
 class Route(NamedTuple):
-    """The subscribers to one type, by how they are called, each group in the order of subscribing."""
+    """The subscribers to one type, by how they are called; each group in order of subscribing."""
 
     mailboxes: tuple[Subscription[Any], ...]
     on_loop: tuple[tuple[Subscription[Any], Hook], ...]

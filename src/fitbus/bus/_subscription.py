@@ -31,7 +31,7 @@ _TOGETHER = 64  # events that a worker takes at once
 
 @final
 class Subscription(Generic[E_co]):
-    """What `Bus.add` and `Bus.subscribe` return: a handler's subscription, or a stream to pull from.
+    """What `Bus.add` and `Bus.subscribe` return: a handler's subscription, or a stream to pull.
 
     A stream holds events only while it is open in a `with`; events come in `seq` order within a
     run, each once, whichever of several tasks takes it. What a full mailbox does is the `overflow`

@@ -216,7 +216,7 @@ class Subscribable(abc.ABC):
         self,
         *kinds: type[Event],
         where: Callable[[Any], object] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109  # it is the contract's name
+        timeout: float | None = None,
     ) -> Event:
         """Waits for the next matching event.
 

@@ -83,7 +83,7 @@ async def _loop(subscription: Subscription[Any], bus: Bus) -> None:
 
 
 async def _handle_items(subscription: Subscription[Any], bus: Bus, items: list[Item]) -> None:
-    """Handles items in order; what a subscription that ends on the way leaves is counted as lost."""
+    """Handles items in order; what one that ends on the way leaves behind is counted as lost."""
     started = time.perf_counter()
     place = 0
     try:
@@ -136,7 +136,7 @@ async def _answer(subscription: Subscription[Any], bus: Bus, call: Call) -> None
 
 
 async def _handle(subscription: Subscription[Any], bus: Bus, first: Item) -> None:
-    """Calls a concurrent handler: with one event, with a batch, or with a thread's worth of them."""
+    """Calls a concurrent handler: with one event, with a batch, or with a thread's worth."""
     assert isinstance(first, Event)
     hook = subscription.hook_for(type(first))
     assert hook is not None

@@ -67,7 +67,7 @@ class Callback:
     adds_logs: ClassVar[bool] = True
 
     run: Run[Any] | None = None
-    params: Mapping[str, Any] = {}  # noqa: RUF012  # replaced, never changed
+    params: Mapping[str, Any] = {}  # replaced, never changed
     _model: ModelView | None = None
 
     @property

@@ -53,7 +53,7 @@ class Control(msgspec.Struct, metaclass=_ControlMeta, frozen=True):
 
     @property
     def key(self) -> str | None:
-        """What it sets: of two with one key at one boundary the later wins. None: all are applied."""
+        """What it sets: of two with one key at one boundary the later wins. None: all act."""
         return None
 
 
@@ -61,7 +61,7 @@ class Control(msgspec.Struct, metaclass=_ControlMeta, frozen=True):
 class StopTraining(Control):
     """Ends training after the current batch; validation and `EpochEnd` still come.
 
-    Several are OR-ed: the first one gives the reason of `TrainEnd`, none is reset by another sender.
+    Several are OR-ed: the first one gives the reason of `TrainEnd`, and no sender resets another's.
     Stops an `evaluate` or a `predict` too.
 
     Args:

@@ -247,7 +247,7 @@ class DrawFeatures(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """`Figure` rather than `pyplot`: that keeps figures for its windows, in one thread only."""
-        from matplotlib.figure import Figure  # noqa: PLC0415  # the others do without matplotlib
+        from matplotlib.figure import Figure  # the others do without matplotlib
 
         figure = Figure(figsize=(4, 4))
         axes = figure.subplots()

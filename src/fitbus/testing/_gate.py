@@ -45,7 +45,7 @@ class Gate:
         self._set(self._arrived)
         await self._wait(self._opened)
 
-    async def wait_arrived(self, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # for tests
+    async def wait_arrived(self, timeout: float = 30.0) -> None:
         """Waits, in a task, until somebody has come to it."""
         with anyio.fail_after(timeout):
             await self._wait(self._arrived)

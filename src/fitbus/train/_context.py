@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from typing import Any, final
 
 import jax
+import numpy as np
 
-__all__ = ["JaxSettings"]
+__all__ = ["JaxSettings", "fetched", "sent"]
 
 # Each setting with the public context manager of its name.
 _SETTINGS = (
@@ -24,6 +25,7 @@ _SETTINGS = (
     "numpy_rank_promotion",
     "numpy_dtype_promotion",
     "check_tracer_leaks",
+    "disable_jit",
     "log_compiles",
     "default_prng_impl",
     "threefry_partitionable",
@@ -32,7 +34,7 @@ _SETTINGS = (
 
 @final
 class JaxSettings:
-    """The settings in force where it is made: default device, mesh, x64, NaN checks, and the like."""
+    """The settings in force where it is made: default device, mesh, x64, NaN checks, and so on."""
 
     def __init__(self) -> None:
         self._values = {
@@ -55,6 +57,22 @@ class JaxSettings:
             yield
 
 
+def sent(tree: Any) -> Any:
+    """Puts a batch's host arrays on the device, if a transfer guard keeps the step from doing so.
+
+    Without a guard that would be slower than to let the step take them along.
+    """
+    guard: str | None = jax.config.jax_transfer_guard_host_to_device  # type: ignore[attr-defined]  # jax declares them at run time
+    return tree if guard in (None, "allow") else jax.device_put(tree)
+
+
+def fetched(array: Any) -> np.ndarray[Any, Any]:
+    """The values of a device array; explicitly, if a transfer guard asks for that."""
+    guard: str | None = jax.config.jax_transfer_guard_device_to_host  # type: ignore[attr-defined]  # jax declares them at run time
+    return np.asarray(array if guard in (None, "allow") else jax.device_get(array))
+
+
 def _manager(name: str) -> Callable[[Any], AbstractContextManager[Any]]:
-    manager = getattr(jax, name, None) or getattr(jax.experimental, name)
-    return manager  # type: ignore[no-any-return]  # jax's functions are untyped
+    # Not `or`: these objects have no truth value.
+    home = jax if hasattr(jax, name) else jax.experimental
+    return getattr(home, name)  # type: ignore[no-any-return]  # jax's functions are untyped

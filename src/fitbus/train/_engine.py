@@ -76,7 +76,7 @@ class Request:
 
 @final
 class Engine:
-    """The state of a live run, and its boundaries. Used by the training thread only, but where said.
+    """The state of a live run, and its boundaries. For the training thread, except where said.
 
     Attributes:
         state: The state; during a step nobody else may look at it.
@@ -192,7 +192,7 @@ class Engine:
         self.publisher.run_deferred()
         return self._paused_by is None
 
-    def _apply(self, control: Control, source: str) -> object:
+    def _apply(self, control: Control, source: str) -> object:  # noqa: C901  # a case for each control
         """Applies a control at a boundary; raises `ControlRejectedError` if it can't."""
         self.settle()
         match control:

@@ -67,7 +67,7 @@ class Feed:
         """The batches of the next epoch; they end early if they are called off.
 
         Raises:
-            DataError: There never was one; or, for data of which each epoch needs some, there is none.
+            DataError: There never was one; or there is none, and each epoch needs one.
         """
         whole = self._limit is None and self._source.restarts
         if (self._anew or whole) and self._peeked is None:
@@ -91,7 +91,7 @@ class Feed:
             yield batch
 
     def has_more(self) -> bool:
-        """Whether another epoch can begin; warns if data ran out. False too if it was called off."""
+        """Whether another epoch can begin; warns if data ran out. False if it was called off."""
         try:
             found = self._source.restarts or self._look()
         except Interrupted:

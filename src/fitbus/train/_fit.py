@@ -185,7 +185,7 @@ class FitJob:
             if step is None:
                 step = engine.steps.train(engine.state, item.batch)
 
-            def compute(item: HostBatch = item) -> Any:
+            def compute(item: HostBatch = item, step: Any = step) -> Any:
                 nonlocal running
                 engine.state, running, vector = step(engine.state, running, item.batch)
                 engine.updates += 1

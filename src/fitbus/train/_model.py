@@ -185,8 +185,9 @@ class ModelView:
         inside = mark is not None and mark.active and mark.in_thread and mark.run == self._run.id
         if engine is None or not inside:
             raise WrongThreadError(
-                f"model.{what} belongs to waiting `def` hooks; elsewhere use `await run.snapshot()`,"
-                " `run.predict`, `run.evaluate`, and controls to change things"
+                f"model.{what} belongs to waiting `def` hooks; elsewhere use"
+                " `await run.snapshot()`, `run.predict`, `run.evaluate`, and controls to change"
+                " things"
             )
         return engine
 

@@ -135,7 +135,7 @@ class Run(Subscribable, Generic[ResultT]):
     async def send(
         self,
         control: Control,
-        timeout: float | None = None,  # noqa: ASYNC109  # it is the contract's name
+        timeout: float | None = None,
         *,
         source: str = "",
     ) -> Applied:
@@ -242,7 +242,7 @@ class Run(Subscribable, Generic[ResultT]):
         return stream
 
     def end_streams(self) -> None:
-        """Closes its streams, those too that nobody has opened yet; what they have is handed out."""
+        """Closes its streams, those too that nobody opened yet; what they have is handed out."""
         for stream in tuple(self._streams):
             stream.close()
 

@@ -36,9 +36,9 @@ class Steps:
                 raise InvalidArgumentError("task", task, f"give it a method {name}")
         self.task = task
         self.pad: bool = getattr(task, "pad", True)
-        self._train_step = jax.jit(lambda state, batch: task.train_step(state, batch), inline=True)
-        self._eval_step = jax.jit(lambda state, batch: task.eval_step(state, batch), inline=True)
-        self.predict = jax.jit(lambda state, batch: task.predict_step(state, batch))
+        self._train_step = jax.jit(lambda state, batch: task.train_step(state, batch), inline=True)  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
+        self._eval_step = jax.jit(lambda state, batch: task.eval_step(state, batch), inline=True)  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
+        self.predict = jax.jit(lambda state, batch: task.predict_step(state, batch))  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
         self._train: Any = None
         self._eval: Any = None
         self._train_layout: MetricsLayout | None = None
@@ -49,7 +49,7 @@ class Steps:
         """The layout of the train step's metrics; traces the step, but doesn't compile it."""
         if self._train_layout is None:
             found: Any = jax.eval_shape(self._train_step, state, batch)
-            if not (isinstance(found, tuple) and len(found) == 2):  # noqa: PLR2004
+            if not (isinstance(found, tuple) and len(found) == 2):
                 raise InvalidArgumentError(
                     "train_step", found, "return a pair (new state, metrics)"
                 )

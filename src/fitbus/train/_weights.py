@@ -40,9 +40,9 @@ def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
 
 
 def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any, Any]:
-    """The weight of each example's class: labels of shape (examples,) or one-hot rows; default 1."""
+    """The weight of each example's class: labels of shape (examples,), or one-hot; default 1."""
     labels = np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] > 1:  # noqa: PLR2004
+    if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(1)
     labels = labels.reshape(len(labels), -1)[:, 0]
     weight = np.ones(len(labels), np.float32)
