@@ -274,7 +274,7 @@ async def test_a_run_is_live_meanwhile() -> None:
         for call in (trainer.fit(X, Y), trainer.evaluate(X, Y), trainer.predict(X)):
             with pytest.raises(TrainerBusyError, match="'mine'"):
                 await call
-        with pytest.raises(TrainerBusyError, match="run.snapshot"):
+        with pytest.raises(TrainerBusyError, match=r"run\.snapshot"):
             _ = trainer.state
         gate.open()
         await run.wait()

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Ma
 from typing import Any, NamedTuple, final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
+from fitbus.train._context import sent
 from fitbus.train._pass import Pass, Pull
 from fitbus.train._task import Batch
 from fitbus.train._weights import check_class_weight, check_weight, weight_by_class
@@ -104,7 +106,7 @@ class ArraySource(Source):
             weight = weight[:real]
         pick = lambda leaf: _pick(leaf, picked)  # noqa: E731  # for both trees
         return HostBatch(
-            Batch(jax.tree.map(pick, self._x), jax.tree.map(pick, self._y), weight), real
+            sent(Batch(jax.tree.map(pick, self._x), jax.tree.map(pick, self._y), weight)), real
         )
 
 
@@ -170,11 +172,12 @@ class IterableSource(Source):
         if self._class_weight is not None:
             weight = weight * weight_by_class(self._class_weight, y)
         if count >= self._size or not self._pad:
-            return HostBatch(Batch(x, y, weight), count)
+            return HostBatch(sent(Batch(x, y, weight)), count)
         picked = np.minimum(np.arange(self._size), count - 1)
         pick = lambda leaf: _pick(leaf, picked)  # noqa: E731  # for both trees
         weight = np.concatenate([weight, np.zeros(self._size - count, np.float32)])
-        return HostBatch(Batch(jax.tree.map(pick, x), jax.tree.map(pick, y), weight), count)
+        batch = Batch(jax.tree.map(pick, x), jax.tree.map(pick, y), weight)
+        return HostBatch(sent(batch), count)
 
 
 def source(
@@ -237,7 +240,11 @@ def rows(tree: Any, argument: str = "x") -> int:
 
 
 def _pick(leaf: Any, picked: Any) -> Any:
-    if isinstance(picked, slice) or isinstance(leaf, jax.Array):
+    if isinstance(leaf, jax.Array):
+        if isinstance(picked, slice):
+            picked = np.arange(picked.start, picked.stop)
+        return jnp.take(leaf, sent(picked), 0, mode="clip")  # compiled, unlike indexing
+    if isinstance(picked, slice):
         return leaf[picked]
     return np.asarray(leaf).take(picked, 0)
 
@@ -278,7 +285,7 @@ def _same_length(argument: str, count: int, other: str, tree: Any) -> None:
 def _parts(argument: str, item: Any) -> tuple[Any, Any, Any]:
     if not isinstance(item, tuple):
         return item, None, None
-    if not 1 <= len(item) <= 3:  # noqa: PLR2004
+    if not 1 <= len(item) <= 3:
         raise DataError(
             argument, f"a batch is a tuple of {len(item)}; give x, (x, y) or (x, y, sample_weight)"
         )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitbus.errors import InvalidArgumentError
+from fitbus.train._context import fetched
 
 __all__ = ["Fold", "MetricsLayout"]
 
@@ -114,7 +115,7 @@ class MetricsLayout:
 
     def read(self, vector: Any) -> tuple[dict[str, float], dict[str, float]]:
         """The running values and the batch's own, as plain dicts. Waits for the device."""
-        values: list[float] = np.asarray(vector).tolist()
+        values: list[float] = fetched(vector).tolist()
         names = self.names
         return dict(zip(names, values, strict=False)), dict(
             zip(names, values[len(names) :], strict=True)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from fitbus.events import PredictBatchBegin, PredictBatchEnd, PredictBegin, PredictEnd
+from fitbus.train._context import fetched
 from fitbus.train._data import HostBatch
 from fitbus.train._engine import Engine
 from fitbus.train._feed import Feed
@@ -120,7 +121,7 @@ class _Outputs:
 
 
 def _fetch(outputs: Any, real: int) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[:real], outputs)
+    return jax.tree.map(lambda leaf: fetched(leaf)[:real], outputs)
 
 
 def _joined(outputs: list[Any]) -> Any:
