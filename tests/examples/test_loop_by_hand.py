@@ -85,7 +85,7 @@ async def test_an_unknown_control_is_rejected_with_the_remedy_and_changes_nothin
         with pytest.raises(ControlRejectedError, match="send SetLearningRate or StopTraining"):
             await receipt
         with pytest.raises(ControlRejectedError, match="too late"):
-            await publisher.post(fitbus.SetLearningRate(0.1))
+            await publisher.post(fitbus.SetLearningRate(0.1)).wait(5)
     assert w.tobytes() == expected([0.01] * EPOCHS * BATCHES).tobytes()
 
 
@@ -119,7 +119,7 @@ async def test_an_error_of_a_handler_leaves_the_thread_as_itself_after_train_end
         with pytest.raises(LookupError, match="epoch 0"):
             await anyio.to_thread.run_sync(train, publisher)
         with pytest.raises(ControlRejectedError, match="too late"):
-            await publisher.post(fitbus.SetLearningRate(0.1))
+            await publisher.post(fitbus.SetLearningRate(0.1)).wait(5)
     assert recorder.of(fitbus.TrainEnd)[0].reason == "failed"
     assert publisher.step == BATCHES
 
