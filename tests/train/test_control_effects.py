@@ -445,11 +445,11 @@ async def test_a_pause_follows_its_acknowledgement_at_once_whoever_asks(
     async def hold(event: RunPaused) -> None:
         await run.send(Resume())
 
-    def again(event: RunResumed) -> Pause | None:
+    def again(event: RunResumed) -> Pause | StopTraining:
         """Runs at the boundary at which the pause ended."""
         nonlocal pauses
         pauses += 1
-        return Pause() if pauses < 3 else StopTraining()  # type: ignore[return-value]
+        return Pause() if pauses < 3 else StopTraining()
 
     run.add(hold)
     run.add(again)
