@@ -106,6 +106,20 @@ async def test_a_stop_ends_the_plain_form_before_its_next_step() -> None:
     assert w.tobytes() == expected([0.01] * (BATCHES + 3)).tobytes()
 
 
+async def test_an_epoch_that_is_stopped_before_its_first_step_has_no_logs() -> None:
+    recorder = EventRecorder()
+
+    def halt(event: fitbus.EpochEnd) -> fitbus.StopTraining | None:
+        return fitbus.StopTraining() if event.epoch == 0 else None
+
+    async with fitbus.Bus() as bus:
+        bus.add(recorder)
+        bus.add(halt)
+        await anyio.to_thread.run_sync(train, bus.publisher())
+    assert recorder.names[-4:] == ["EpochBegin", "ControlApplied", "EpochEnd", "TrainEnd"]
+    assert [list(event.logs) for event in recorder.of(fitbus.EpochEnd)] == [["loss"], []]
+
+
 async def test_an_error_of_a_handler_leaves_the_thread_as_itself_after_train_end() -> None:
     recorder = EventRecorder()
 

@@ -64,6 +64,7 @@ def train(publisher: fitbus.Publisher) -> Array:
             publisher.epoch = epoch  # stamped on what is published from here on
             publisher.barrier(fitbus.EpochBegin())
             losses: list[float] = []
+            logs = {}
             for batch in range(BATCHES):
                 anyio.from_thread.check_cancelled()  # cancelling the task ends the loop here
                 for control in publisher.boundary():
