@@ -14,7 +14,6 @@ async def test_the_heart_beats_while_training_runs_and_each_epoch_is_reported(
 ) -> None:
     heartbeat = await beside_other_work.show()
     assert heartbeat.beats >= 2
-    assert heartbeat.lag_s < 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:5]] == [f"epoch {n}" for n in range(5)]
     assert lines[4].endswith("after 640 steps")
