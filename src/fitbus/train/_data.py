@@ -40,10 +40,12 @@ class Source(abc.ABC):
 
     Attributes:
         steps: Batches in a pass; None where it can't be told.
+        may_block: Whether a batch can be long in coming.
         restarts: Whether another pass can begin when one is used up.
     """
 
     steps: int | None
+    may_block: bool
     restarts: bool
 
     @abc.abstractmethod
@@ -81,6 +83,7 @@ class ArraySource(Source):
         self._pad = pad
         self._ones = np.ones(self._size, np.float32)
         self.steps = -(-self._count // self._size)
+        self.may_block = False
         self.restarts = True
 
     def begin(self, number: int) -> Iterator[HostBatch]:
@@ -139,6 +142,7 @@ class IterableSource(Source):
         self._size: int | None = None
         self._ones = np.ones(0, np.float32)
         self.steps = len(data) if isinstance(data, list) else None
+        self.may_block = not isinstance(data, list)
         self.restarts = not isinstance(data, Iterator | AsyncIterator)
 
     def begin(self, number: int) -> Iterator[HostBatch]:

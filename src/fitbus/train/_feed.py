@@ -27,6 +27,7 @@ class Feed:
         anew: Whether each epoch starts a pass of its own (validation), even with `steps`.
 
     Attributes:
+        may_block: Whether a batch can be long in coming.
         exhausted: Whether nothing is left, and nothing more will come.
     """
 
@@ -45,6 +46,7 @@ class Feed:
         self._warned = False
         self.exhausted = False
         self.steps = source.steps if steps is None else steps
+        self.may_block = source.may_block
 
     def peek(self) -> HostBatch | None:
         """The first batch, which the next epoch begins with; None if it was called off.

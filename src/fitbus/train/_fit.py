@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from typing import Any, final, get_args
 
@@ -158,7 +159,7 @@ class FitJob:
         engine.activity = "in a handler of EpochEnd"
         shared = publisher.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
-        numbers = {k: v for k, v in sorted(shared.items()) if isinstance(v, int | float)}
+        numbers: dict[str, float] = {k: v for k, v in sorted(shared.items()) if isinstance(v, int | float)}
         self._logs = numbers
         engine.boundary()
 
@@ -173,12 +174,19 @@ class FitJob:
         step: Any = None
         batches = self._feed.epoch()
         index = 0
+        fetch_s = 0.0
         while True:
             engine.boundary()
             if engine.stops or engine.stop_epoch:
                 break
             engine.activity = "waiting for a batch"
-            item = next(batches, None)
+            if self._feed.may_block:
+                pipeline.before_fetching(fetch_s)
+                started = time.perf_counter()
+                item = next(batches, None)
+                fetch_s = time.perf_counter() - started
+            else:
+                item = next(batches, None)
             if item is None:
                 break
             engine.activity = "in the train step (compiling, or running)"

@@ -17,6 +17,8 @@ __all__ = ["Flight", "Pipeline"]
 
 _LEAST, _MOST = 2, 64
 _MEASURE_S = 0.01
+_SLOW_SOURCE = 4.0  # times as long as a step
+_SLOW_S = 0.1
 
 
 @final
@@ -73,7 +75,8 @@ class Pipeline:
         self._publisher = publisher
         self._layout = layout
         self._kinds = kinds
-        self._begin, self._end = kinds
+        self._begin: type[BatchBegin | TestBatchBegin] = kinds[0]
+        self._end: type[BatchEnd | TestBatchEnd] = kinds[1]
         self._skip_begin = (self._begin,)
         self._skip_end = (self._end,)
         self._flight = flight
@@ -102,6 +105,21 @@ class Pipeline:
             self._publisher.flush()
             jax.block_until_ready(out[0][2])
             self._land()
+
+    def before_fetching(self, fetch_s: float) -> None:
+        """Tells what has landed, before the thread turns to a data source that may block.
+
+        A source that is much slower than the steps keeps their events waiting otherwise; waiting
+        for the device first costs it little then.
+
+        Args:
+            fetch_s: Seconds that the last batch took to come.
+        """
+        if fetch_s > _SLOW_SOURCE * self._flight.step_s > 0 or fetch_s > _SLOW_S:
+            self.settle()
+        while self._out and self._out[0][2].is_ready():
+            self._land()
+        self._publisher.flush()
 
     def settle(self) -> None:
         """Waits until all that was dispatched has landed, and publishes it."""
