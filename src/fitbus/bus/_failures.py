@@ -57,7 +57,7 @@ class Failures:
                 error = self._fatal[0][2] if self._fatal else error
             if error is None:
                 return None
-            known = set(getattr(error, "__notes__", ()))
+            known: set[str] = set(getattr(error, "__notes__", ()))
             for note in self._notes:
                 text = f"fitbus: also {note}"
                 if note != own.get(id(error)) and text not in known:

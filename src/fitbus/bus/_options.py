@@ -8,7 +8,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, final, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, final, get_args
 
 from fitbus.errors import InvalidArgumentError, InvalidHandlerError, one_of
 from fitbus.events import Event
@@ -31,8 +31,7 @@ Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest", "latest"]
 OnError: TypeAlias = Literal["raise", "log", "stop", "unsubscribe"]
 Handler: TypeAlias = Callable[[Any], Any]
 
-P = ParamSpec("P")
-R = TypeVar("R")
+H = TypeVar("H", bound=Callable[..., Any])
 
 
 class HandlerOptions(TypedDict, total=False):
@@ -141,9 +140,7 @@ class Options:
         return Hook(function, is_async, wait), cls(**fields)  # type: ignore[arg-type]  # a TypedDict's items are objects
 
 
-def handler(
-    *kinds: type[Event], **options: typing.Unpack[HandlerOptions]
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def handler(*kinds: type[Event], **options: typing.Unpack[HandlerOptions]) -> Callable[[H], H]:
     """Declares, on a function, which events it handles and how.
 
     The function can then be passed to `callbacks=[...]` and `bus.add` as it is:
@@ -161,7 +158,7 @@ def handler(
         InvalidHandlerError: The function doesn't take one event, or its types can't be told.
     """
 
-    def declare(function: Callable[P, R]) -> Callable[P, R]:
+    def declare(function: H) -> H:
         resolved = event_types(function, kinds)
         Options.checked(function, resolved, options)
         function.__fitbus_handler__ = (resolved, options)  # type: ignore[attr-defined]  # read by `declared`
@@ -214,7 +211,7 @@ def _annotated(function: Handler, signature: inspect.Signature) -> tuple[type[Ev
     if typing.get_origin(annotation) is Sequence:
         annotation = typing.get_args(annotation)[0]
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(annotation) if union else (annotation,)
+    kinds: tuple[Any, ...] = typing.get_args(annotation) if union else (annotation,)
     if not all(isinstance(kind, type) and issubclass(kind, Event) for kind in kinds):
         raise InvalidHandlerError(
             "handler",

@@ -69,9 +69,7 @@ def failed(
         publisher.publish(
             HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
         )
-        publisher.failures.add(
-            event.seq, subscription.order, error, note, fatal=policy == "raise"
-        )
+        publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
     if policy == "stop":
         publisher.post(StopTraining(note), subscription.name)
     publisher.flush()

@@ -81,6 +81,7 @@ class Publisher:
         self.epoch = 0
         self.inbox = Inbox() if inbox is None else inbox
         self.inbox.on_post = self.ring
+        self.inbox.may_wait = self._may_wait
         self.on_standstill: Callable[[], object] = lambda: None
         self.tail = Tail(bus.tail_size)
         self.failures = Failures()
@@ -115,9 +116,8 @@ class Publisher:
             event = self._stamp(event)
             self._deliver(event, route, errors)
             for subscription, hook in route.on_loop:
-                call = Call(
-                    event, hook, dict(event.logs) if hook.shares_logs else None, lambda: None
-                )  # type: ignore[attr-defined]  # only hooks of events with logs share them
+                logs = dict(getattr(event, "logs", ())) if hook.shares_logs else None
+                call = Call(event, hook, logs, lambda: None)
                 call.waited_for = False
                 subscription.put_marker(call)
             self._deferred.extend((event, *handler) for handler in route.in_thread)
@@ -191,6 +191,14 @@ class Publisher:
             self.desk.serve()
         return receipt
 
+    def _may_wait(self) -> bool:
+        """Whether the caller isn't the training thread; that applies what it can first."""
+        if not self.standstill.may_act_here():
+            return True
+        if not self._noticed:
+            self.desk.serve()
+        return False
+
     def boundary(self) -> Iterator[Control]:
         """Where training may be held, stopped and steered: call it between two steps.
 
@@ -228,9 +236,7 @@ class Publisher:
         Returns early if the run was cancelled, or a handler's error ends it; `boundary` then raises
         that.
         """
-        self.standstill.wait(
-            lambda: until() or self.standstill.cancelled or self.failures.pending
-        )
+        self.standstill.wait(lambda: until() or self.standstill.cancelled or self.failures.pending)
 
     def fail(self, subscription: Subscription[Any], event: Event, error: BaseException) -> None:
         """Deals with what a handler raised, as its `on_error` says. Any thread."""
@@ -298,7 +304,7 @@ class Publisher:
                 errors.append((subscription, error))
 
     def run_deferred(self, before: float = math.inf) -> None:
-        """Calls `def` handlers for what others published, `before` a `seq`; in the training thread."""
+        """Calls `def` handlers for what others published (`before` a `seq`). Training thread."""
         while self._deferred and self._deferred[0][0].seq < before:
             event, subscription, hook = self._deferred.popleft()
             self._noticed += 1

@@ -110,7 +110,7 @@ class Standstill:
         calls: list[tuple[Subscription[Any], Call]] = []
         for subscription, hook in handlers:
             if self._passes(subscription, event):
-                logs = dict(event.logs) if hook.shares_logs else None  # type: ignore[attr-defined]  # only hooks of events with logs share them
+                logs = dict(getattr(event, "logs", ())) if hook.shares_logs else None
                 call = Call(event, hook, logs, self.ring)
                 subscription.put_marker(call)
                 calls.append((subscription, call))

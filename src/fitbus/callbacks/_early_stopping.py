@@ -45,6 +45,12 @@ class EarlyStopping(Callback):
 
     adds_logs: ClassVar[bool] = False
 
+    wait: int
+    stopped_epoch: int
+    best: float | None
+    best_epoch: int
+    best_weights: list[Any] | None
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -127,9 +133,9 @@ class EarlyStopping(Callback):
     def _begin(self) -> None:
         self.wait = 0
         self.stopped_epoch = 0
-        self.best: float | None = None
+        self.best = None
         self.best_epoch = 0
-        self.best_weights: list[Any] | None = None
+        self.best_weights = None
 
 
 _REMEMBERED = ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")

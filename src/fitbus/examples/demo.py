@@ -1,13 +1,22 @@
-"""A watched, steered and early-stopped training on real handwritten digits (extra `demo`)."""
+"""Shows all of it at once: real handwritten digits, a training that is watched, steered and stopped.
+
+Training computes in its own thread. In the event loop there run beside it, none waiting for
+another: a live progress bar, a handler that prints a line an epoch, one that reads every batch, a
+task that lowers the learning rate, and a heartbeat that measures how late the loop is. Only one
+handler is waited for: the one that decides when to stop.
+
+    python -m fitbus demo
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib.util
 import statistics
 import sys
-import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 import jax
@@ -16,195 +25,266 @@ import numpy as np
 import optax
 
 import fitbus
-from fitbus import BatchEnd, EpochEnd, SetLearningRate, StopTraining
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+Array = np.ndarray[Any, Any]
+Params = list[dict[str, jax.Array]]
 
 REQUIRED_ACCURACY = 0.95
-_NEEDS = 'The demo needs scikit-learn and rich; install them with `pip install "fitbus[demo]"`.'
+LEARNING_RATE = 1e-3
+SIZES = (64, 512, 512, 10)
+PERIOD_S = 0.005
+MODULES = {"rich": "rich", "sklearn": "scikit-learn"}
 
 
-def digits() -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """The digits that scikit-learn ships: 1,797 images of 8 by 8, split for training and test."""
+class Digits(NamedTuple):
+    """Images of shape (n, 64) from 0 to 1, and which digits they are."""
+
+    train: tuple[Array, Array]
+    held_out: tuple[Array, Array]
+    test: tuple[Array, Array]
+
+
+def digits() -> Digits:
+    """The 1,797 images of 8 by 8 that are in scikit-learn's package, split at random, the same way each time."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
-    x_train, x_test, y_train, y_test = train_test_split(
-        (images / 16).astype(np.float32),
-        labels.astype(np.int32),
-        test_size=0.2,
-        stratify=labels,
-        random_state=0,
-    )
-    return (x_train, y_train), (x_test, y_test)
+    x, y = (images / 16).astype(np.float32), labels.astype(np.int32)
+    split = functools.partial(train_test_split, random_state=0)
+    x, x_test, y, y_test = split(x, y, test_size=360, stratify=y)
+    x, x_held, y, y_held = split(x, y, test_size=237, stratify=y)
+    return Digits((x, y), (x_held, y_held), (x_test, y_test))
 
 
-def network(key: Any, sizes: Sequence[int] = (64, 128, 64, 10)) -> list[dict[str, Any]]:
-    """The parameters of a small network: a weight and a bias for each layer."""
-    keys = jax.random.split(key, len(sizes) - 1)
+def parameters() -> Params:
+    """A network with two hidden layers."""
+    keys = jax.random.split(jax.random.key(0), len(SIZES))
     return [
-        {
-            "w": jax.random.normal(key, (inputs, outputs)) * jnp.sqrt(2 / inputs),
-            "b": jnp.zeros(outputs),
-        }
-        for key, inputs, outputs in zip(keys, sizes[:-1], sizes[1:], strict=True)
+        {"w": jax.random.normal(key, (n, m)) * np.sqrt(2 / n), "b": jnp.zeros(m)}
+        for key, n, m in zip(keys, SIZES, SIZES[1:], strict=False)
     ]
 
 
-def apply(params: list[dict[str, Any]], x: Any) -> Any:
-    """Logits of shape (batch, 10) for images of shape (batch, 64)."""
+def apply(params: Params, x: jax.Array) -> jax.Array:
+    """The network: ten scores for each image."""
     for layer in params[:-1]:
         x = jax.nn.relu(x @ layer["w"] + layer["b"])
     return x @ params[-1]["w"] + params[-1]["b"]
 
 
-def accuracy(logits: Any, labels: Any) -> Any:
-    """1 for each image that was recognised, else 0."""
-    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+def accuracy(scores: jax.Array, labels: jax.Array) -> jax.Array:
+    """A metric: 1 for each image that was recognised, else 0."""
+    return (scores.argmax(-1) == labels).astype(jnp.float32)
 
 
-async def heartbeat(lags: list[float]) -> None:
-    """Measures how late the event loop wakes a task that asked for a millisecond."""
-    while True:
-        before = time.perf_counter()
-        await anyio.sleep(0.001)
-        lags.append(time.perf_counter() - before - 0.001)
+class Watcher:
+    """Reads every batch, concurrently: training goes on meanwhile.
+
+    Attributes:
+        first: The first batch; what was compiled was compiled before it.
+        last: The last one.
+    """
+
+    def __init__(self) -> None:
+        self.first: fitbus.BatchEnd | None = None
+        self.last: fitbus.BatchEnd | None = None
+
+    async def __call__(self, event: fitbus.BatchEnd) -> None:
+        """Keeps the ends, from which the speed is told."""
+        self.first = self.first or event
+        self.last = event
+
+    @property
+    def speed(self) -> float:
+        """Steps a second from the first to the last, validation included."""
+        if self.first is None or self.last is None or self.last.time <= self.first.time:
+            return 0.0
+        return (self.last.step - self.first.step) / (self.last.time - self.first.time)
 
 
-async def controller(run: fitbus.Run[Any], console: Any, at_epoch: int) -> None:
-    """Lowers the learning rate while training runs, as a request to a service would."""
-    await run.wait_for(EpochEnd, where=lambda event: event.epoch == at_epoch)
-    applied = await run.send(SetLearningRate(5e-4), source="controller")
+class Referee:
+    """Stops training when the held-out images are recognised no better for some epochs.
+
+    Its handler is `async def` and for the end of an epoch, so training waits for what it returns.
+
+    Args:
+        patience: How many epochs.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best = 0.0
+        self.since = 0
+
+    async def __call__(self, event: fitbus.EpochEnd) -> fitbus.StopTraining | None:
+        """Decides, at the end of an epoch."""
+        found = event.logs["val_accuracy"]
+        self.since = 0 if found > self.best else self.since + 1
+        self.best = max(self.best, found)
+        if self.since < self.patience:
+            return None
+        return fitbus.StopTraining(
+            f"{self.patience} epochs without a better one on held-out images"
+        )
+
+
+class Heartbeat:
+    """Wants a turn in the event loop every 5 ms.
+
+    Attributes:
+        lags: How late it got each, in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.lags: list[float] = []
+
+    async def run(self) -> None:
+        """Beats until it is cancelled."""
+        while True:
+            due = anyio.current_time() + PERIOD_S
+            await anyio.sleep_until(due)
+            self.lags.append(anyio.current_time() - due)
+
+    def __str__(self) -> str:
+        """The lag in milliseconds."""
+        ranked = sorted(self.lags)
+        shown = {
+            "median": statistics.median(ranked),
+            "99th percentile": ranked[len(ranked) * 99 // 100],
+            "max": ranked[-1],
+        }
+        return ", ".join(f"{name} {lag * 1000:.1f} ms" for name, lag in shown.items())
+
+
+async def lower_learning_rate(run: fitbus.Run[Any], console: Console) -> None:
+    """Steers from outside, as a request to a service would: training goes on until it acts."""
+    try:
+        seen = await run.wait_for(
+            fitbus.EpochEnd, where=lambda event: event.logs["val_accuracy"] >= REQUIRED_ACCURACY
+        )
+        sent = anyio.current_time()
+        applied = await run.send(fitbus.SetLearningRate(LEARNING_RATE / 10), source="controller")
+    except fitbus.FitbusError as error:
+        console.print(f"[yellow]controller[/]  left the learning rate alone: {error}")
+        return
     console.print(
-        f"[cyan]controller[/]: learning rate set to 5e-4, acknowledged at step {applied.step:,}"
+        f"[yellow]controller[/]  learning rate {LEARNING_RATE:g} -> {LEARNING_RATE / 10:g}: asked"
+        f" after step {seen.step:,}, acknowledged at step {applied.step:,},"
+        f" {(anyio.current_time() - sent) * 1000:.1f} ms later"
     )
 
 
-async def train(*, quick: bool) -> int:
-    """Trains, with everybody watching; returns the exit status."""
-    from rich.console import Console
-
-    from fitbus.callbacks import ProgressBar
-
-    console = Console()
-    (x_train, y_train), (x_test, y_test) = digits()
+async def show(console: Console, *, quick: bool) -> int:
+    """Trains, with everything beside it; then tells how it went. Returns the exit status."""
+    data = digits()
+    task = fitbus.Supervised(
+        apply=apply,
+        loss=optax.softmax_cross_entropy_with_integer_labels,
+        optimizer=optax.adam,
+        learning_rate=LEARNING_RATE,
+        metrics={"accuracy": accuracy},
+    )
+    trainer = fitbus.Trainer(task, parameters())
     console.print(
-        f"{len(x_train):,} images to train on, {len(x_test):,} to test on;"
-        f" JAX on {jax.devices()[0].device_kind}"
+        f"A network with two hidden layers learns handwritten digits: {len(data.train[0]):,} images"
+        f" to train, {len(data.held_out[0])} held out, {len(data.test[0])} for a test at the end."
+        f" JAX {jax.__version__} on {jax.devices()[0].device_kind}.\n"
     )
-    trainer = fitbus.Trainer(
-        fitbus.Supervised(
-            apply=apply,
-            loss=optax.softmax_cross_entropy_with_integer_labels,
-            optimizer=optax.adam,
-            learning_rate=3e-3,
-            metrics={"accuracy": accuracy},
-        ),
-        network(jax.random.key(0)),
+    watcher, heartbeat = Watcher(), Heartbeat()
+    run = trainer.run(
+        *data.train,
+        batch_size=16,
+        epochs=40 if quick else 120,
+        validation_data=data.held_out,
+        callbacks=[fitbus.callbacks.ProgressBar(leave=False, console=console)],
     )
 
-    async def reporter(event: EpochEnd) -> None:
-        """A concurrent subscriber: training doesn't wait for it."""
+    # `wait=False`: an `async def` for the end of an epoch would otherwise be waited for.
+    @run.on(fitbus.EpochEnd, wait=False, name="report (a line an epoch)")
+    async def report(event: fitbus.EpochEnd) -> None:
         logs = event.logs
         console.print(
-            f"[green]reporter[/]: epoch {event.epoch + 1}, loss {logs['loss']:.4f},"
-            f" accuracy {logs['accuracy']:.3f}, held out {logs['val_accuracy']:.3f}"
+            f"[green]report[/]      epoch {event.epoch + 1:>3}, step {event.step:>5,}:"
+            f" loss {logs['loss']:.4f}, accuracy {logs['accuracy']:.3f},"
+            f" on held-out images {logs['val_accuracy']:.3f}"
         )
 
-    seen: list[float] = []
-
-    async def observer(event: BatchEnd) -> None:
-        """Reads the logs of every batch, on the event loop, while training runs ahead."""
-        seen.append(event.logs["loss"])
-
-    async def referee(event: EpochEnd) -> StopTraining | None:
-        """Decides on the early stop; training waits for its answer, so the decision is exact."""
-        if event.logs["val_accuracy"] >= 0.975 and event.epoch > 10:  # noqa: PLR2004  # the goal
-            return StopTraining(f"held-out accuracy is {event.logs['val_accuracy']:.3f}")
-        return None
-
-    lags: list[float] = []
+    run.add(watcher, fitbus.BatchEnd, name="watcher (every batch)")
+    run.add(Referee(5 if quick else 20), fitbus.EpochEnd, name="referee (training waits for it)")
     async with anyio.create_task_group() as tasks:
-        run = trainer.run(
-            x_train,
-            y_train,
-            batch_size=32,
-            epochs=30 if quick else 60,
-            validation_split=0.15,
-            callbacks=[ProgressBar(console)],
-        )
-        run.add(reporter, EpochEnd, wait=False, name="reporter")
-        run.add(observer, BatchEnd, name="observer")
-        run.add(referee, EpochEnd, name="referee")
         async with run:
-            tasks.start_soon(controller, run, console, 8)
-            await run.wait_for(fitbus.BatchEnd)  # compiled: from here on it is training
-            tasks.start_soon(heartbeat, lags)
-            started, first = time.perf_counter(), run.statistics().step
+            tasks.start_soon(lower_learning_rate, run, console)
+            await run.wait_for(fitbus.BatchEnd)  # compiled: from here on it trains
+            tasks.start_soon(heartbeat.run)
             await run.wait()
-            seconds, steps = time.perf_counter() - started, run.statistics().step - first
         tasks.cancel_scope.cancel()
-    console.print(f"Training {run.status}: {run.stop_reason or 'all epochs are done'}.")
-    found = await trainer.evaluate(x_test, y_test)
-    _table(console, run, found["accuracy"], steps / seconds, lags)
-    if found["accuracy"] < REQUIRED_ACCURACY:
-        console.print(f"[red]The test accuracy is below {REQUIRED_ACCURACY}.[/]")
-        return 1
-    return 0
+    console.print(f"[magenta]referee[/]     training {run.status}: {run.stop_reason}.\n")
+    logs = await trainer.evaluate(*data.test)
+    for table in tables(run, logs, watcher.speed, heartbeat):
+        console.print(table)
+    if logs["accuracy"] >= REQUIRED_ACCURACY:
+        return 0
+    console.print(f"[red]The test accuracy should be at least {REQUIRED_ACCURACY}.[/]")
+    return 1
 
 
-def _table(
-    console: Any, run: fitbus.Run[Any], test_accuracy: float, speed: float, lags: list[float]
-) -> None:
+def tables(
+    run: fitbus.Run[Any], logs: Mapping[str, float], speed: float, heartbeat: Heartbeat
+) -> list[RenderableType]:
+    """What came of it, and what each subscriber received and cost."""
     from rich.table import Table
 
-    summary = Table("result", "value", title="What came out")
-    summary.add_row("test accuracy", f"{test_accuracy:.4f}")
-    summary.add_row("steps a second, validation included", f"{speed:,.0f}")
-    if len(lags) > 1:
-        ranked = statistics.quantiles(lags, n=100)
-        summary.add_row(
-            "event loop's lag while training, ms",
-            f"median {ranked[49] * 1e3:.2f}, 99th percentile {ranked[98] * 1e3:.2f},"
-            f" worst {max(lags) * 1e3:.2f}",
-        )
-    console.print(summary)
-    costs = Table(
-        "subscriber", "events", "skipped", "handler, ms", "training waited, ms", title="What it cost"
-    )
-    report = run.report
-    assert report is not None
-    for entry in report.subscribers:
-        if entry.name.startswith("stream"):
-            continue  # the controller's own waits
+    result = Table(show_header=False, title="The result", title_justify="left")
+    result.add_row("test accuracy", f"{logs['accuracy']:.4f}")
+    result.add_row("steps a second", f"{speed:,.0f}, validation included")
+    result.add_row("event loop's lag while training", str(heartbeat))
+    costs = Table(title="What each subscriber received and cost", title_justify="left")
+    costs.add_column("subscriber")
+    for name in ("events", "lost", "its time", "an event", "training waited"):
+        costs.add_column(name, justify="right")
+    assert run.report is not None
+    for entry in run.report.subscribers:
         costs.add_row(
             entry.name,
             f"{entry.delivered:,}",
             f"{entry.dropped + entry.undelivered:,}",
-            f"{entry.seconds * 1e3:.1f}",
-            f"{entry.held_s * 1e3:.1f}",
+            f"{entry.seconds * 1e3:,.1f} ms",
+            f"{entry.seconds / max(1, entry.delivered) * 1e6:,.0f} µs",
+            f"{entry.held_s * 1e3:,.1f} ms",
         )
-    console.print(costs)
+    return [result, costs]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the demo; returns the exit status."""
+    """Runs it; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fitbus demo", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="at most 30 epochs")
-    parser.add_argument("--loop", choices=["asyncio", "uvloop", "trio"], default="asyncio")
+    parser.add_argument("--quick", action="store_true", help="stop sooner")
+    parser.add_argument("--backend", choices=("asyncio", "uvloop", "trio"), default="asyncio")
     options = parser.parse_args(arguments)
-    try:
-        import rich  # noqa: F401  # only looked for
-        import sklearn  # noqa: F401  # only looked for
-    except ImportError:
-        print(_NEEDS, file=sys.stderr)
+    wanted = MODULES | ({} if options.backend == "asyncio" else {options.backend: options.backend})
+    missing = [name for module, name in wanted.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        extra = options.backend if missing == [options.backend] else '"fitbus[demo]"'
+        print(f"The demo needs {' and '.join(missing)}: pip install {extra}", file=sys.stderr)
         return 1
-    backend = "trio" if options.loop == "trio" else "asyncio"
-    backend_options = {"use_uvloop": True} if options.loop == "uvloop" else {}
+    from rich.console import Console
 
-    async def demo() -> int:
-        return await train(quick=options.quick)
-
-    return anyio.run(demo, backend=backend, backend_options=backend_options)
+    name, loop = ("trio", {}) if options.backend == "trio" else ("asyncio", {})
+    if options.backend == "uvloop":
+        loop["use_uvloop"] = True
+    try:
+        return anyio.run(
+            functools.partial(show, Console(), quick=options.quick),
+            backend=name,
+            backend_options=loop,
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

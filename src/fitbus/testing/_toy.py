@@ -47,9 +47,9 @@ def toy_problem(
     """
     random = np.random.default_rng(seed)
     x = random.normal(size=(examples, features)).astype(np.float32)
-    answer = {
+    answer: dict[str, np.ndarray[Any, Any]] = {
         "w": random.normal(size=features).astype(np.float32),
-        "b": np.float32(random.normal()).reshape(()),
+        "b": np.asarray(random.normal(), np.float32),
     }
     noise = 0.01 * random.normal(size=examples).astype(np.float32)
     task = Supervised(

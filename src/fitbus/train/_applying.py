@@ -72,7 +72,9 @@ def _like(control: Control, name: str, old: Any, new: Any) -> Any:
     kept = np.asarray(host, np.float64)
     whole = not jnp.issubdtype(old.dtype, jnp.inexact)
     if not np.isfinite(kept).all() or (whole and (kept != new).any()):
-        raise ControlRejectedError(control, f"{name!r} is kept as {old.dtype}, which can't hold {new}")
+        raise ControlRejectedError(
+            control, f"{name!r} is kept as {old.dtype}, which can't hold {new}"
+        )
     return _placed(old, jnp.asarray(host))
 
 

@@ -143,7 +143,7 @@ class FitArguments:
 
     def _validation_parts(self, validation: Any) -> tuple[Any, Any, Any]:
         if isinstance(validation, tuple) and validation and all(map(is_arrays_or_none, validation)):
-            if len(validation) > 3:  # noqa: PLR2004
+            if len(validation) > 3:
                 raise InvalidArgumentError(
                     "validation_data",
                     f"a tuple of {len(validation)}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any, final
 
 import jax
+import jax.experimental
 import numpy as np
 
 __all__ = ["JaxSettings", "fetched", "sent"]
@@ -46,7 +47,7 @@ class JaxSettings:
         self._mesh = None if mesh is None or mesh.empty else mesh
 
     @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None, None, None]:
         """Puts them in force in this thread."""
         with contextlib.ExitStack() as stack:
             for name, value in self._values.items():

@@ -204,7 +204,8 @@ class Engine:
             case StopEpoch():
                 if not self.in_epoch:
                     raise ControlRejectedError(
-                        control, "no epoch is under way; send it between EpochBegin and the last BatchEnd"
+                        control,
+                        "no epoch is under way; send it between EpochBegin and the last BatchEnd",
                     )
                 self.stop_epoch = True
             case Pause():

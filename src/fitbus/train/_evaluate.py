@@ -12,6 +12,7 @@ from fitbus.events import TestBatchBegin, TestBatchEnd, TestBegin, TestEnd
 from fitbus.train._data import HostBatch
 from fitbus.train._engine import Engine
 from fitbus.train._feed import Feed
+from fitbus.train._metrics import MetricsLayout
 from fitbus.train._pipeline import Pipeline
 from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps, zeros
@@ -81,18 +82,20 @@ def evaluate_quietly(
     steps: Steps, state: TrainState, batches: Iterator[HostBatch]
 ) -> dict[str, float]:
     """Evaluates a state without an event. Any thread that may use the state."""
+    layout: MetricsLayout | None = None
     running: Any = None
     vector: Any = None
     for index, item in enumerate(batches):
         step = steps.evaluate(state, item.batch)
-        if running is None:
-            running = zeros(steps.eval_layout(state, item.batch), state)
+        if layout is None:
+            layout = steps.eval_layout(state, item.batch)
+            running = zeros(layout, state)
         running, vector = step(state, running, item.batch)
         if index % _IN_FLIGHT == _IN_FLIGHT - 1:
             jax.block_until_ready(vector)
-    if vector is None:
+    if layout is None:
         raise DataError("x", "it gave no batch to evaluate")
-    return steps.eval_layout(state, item.batch).read(vector)[0]
+    return layout.read(vector)[0]
 
 
 @final

@@ -159,7 +159,9 @@ class FitJob:
         engine.activity = "in a handler of EpochEnd"
         shared = publisher.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
-        numbers: dict[str, float] = {k: v for k, v in sorted(shared.items()) if isinstance(v, int | float)}
+        numbers: dict[str, float] = {
+            k: v for k, v in sorted(shared.items()) if isinstance(v, int | float)
+        }
         self._logs = numbers
         engine.boundary()
 

@@ -115,7 +115,7 @@ class ModelView:
     def save_weights(self, filepath: str | Path) -> None:
         """Writes the parameters to a file, as NumPy's npz, under the paths of their leaves."""
         params = self.engine("save_weights").state.params
-        named = {
+        named: dict[str, Any] = {
             jax.tree_util.keystr(path): np.asarray(leaf)
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         }

@@ -150,6 +150,8 @@ def check_same(who: str, old: Any, new: Any) -> None:
     Raises:
         InvalidArgumentError: Names the leaf, with what it was and what it became.
     """
+    old_tree: Any
+    new_tree: Any
     old_leaves, old_tree = jax.tree_util.tree_flatten_with_path(old)
     new_leaves, new_tree = jax.tree_util.tree_flatten_with_path(new)
     if old_tree != new_tree:

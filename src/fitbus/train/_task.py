@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast, final, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -160,7 +160,7 @@ class Supervised:
             raise InvalidArgumentError("metrics", name, "give texts other than 'loss' as names")
         if callable(metric):
             self._means[name] = metric
-        elif isinstance(metric, tuple) and len(metric) == 3 and all(map(callable, metric)):  # noqa: PLR2004
+        elif isinstance(metric, tuple) and len(metric) == 3 and all(map(callable, metric)):
             init, update, result = metric
             self._folds[name] = _FoldFunctions(
                 init, lambda kept, value: update(kept, *value), result
@@ -206,7 +206,8 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "give a finite number of at least 0, or a schedule"
         )
-    return optax.inject_hyperparams(optimizer)(learning_rate=learning_rate)
+    factory = cast("Callable[..., optax.GradientTransformation]", optimizer)
+    return optax.inject_hyperparams(factory)(learning_rate=learning_rate)
 
 
 def _per_example(argument: str, values: Any, weight: Any) -> Any:

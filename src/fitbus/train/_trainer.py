@@ -171,10 +171,10 @@ class Trainer:
             InvalidArgumentError: An argument is out of range, or doesn't go with another.
             DataError: The data are empty, or of different lengths.
         """
-        callbacks = options.pop("callbacks", None)
-        run_id = options.pop("run_id", None)
-        grace_s, drain_s = options.pop("grace_s", 5.0), options.pop("drain_s", 30.0)
-        arguments = FitArguments(**options)
+        given: dict[str, Any] = {**options}
+        callbacks, run_id = given.pop("callbacks", None), given.pop("run_id", None)
+        grace_s, drain_s = given.pop("grace_s", 5.0), given.pop("drain_s", 30.0)
+        arguments = FitArguments(**given)
         job = arguments.job(
             x, y, seed=(self.seed, self.keeper.updates), pad=self.steps.pad, pull=self.puller
         )
