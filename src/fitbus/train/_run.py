@@ -158,6 +158,15 @@ class Run(Subscribable, Generic[ResultT]):
             )
         return await self.post(control, source).wait(timeout)
 
+    def publish(self, event: Event) -> None:
+        """Publishes an event of your own in this run. Any thread; never blocks.
+
+        It is stamped, and delivered, like those of training. Before the start and after the end it
+        is lost: nobody is there to number it.
+        """
+        if self.driver.engine is not None:
+            self.driver.engine.publisher.publish(event)
+
     # The state.
 
     @property
