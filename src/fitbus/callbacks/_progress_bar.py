@@ -1,207 +1,141 @@
-"""Progress in a terminal, a notebook or a log file."""
+"""Progress in a terminal, in a notebook, or in a file."""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from fitbus.bus import Overflow
 from fitbus.callbacks._callback import Callback, Logs
+from fitbus.callbacks._progress import AnyBatchEnd, Progress, View, speed
 from fitbus.errors import FitbusError
+from fitbus.events import BatchEnd, PredictBatchEnd, TestBatchEnd
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
 
+    from fitbus.callbacks._progress_display import Display
     from fitbus.train import Run
 
 __all__ = ["ProgressBar"]
 
-_REFRESH_S = 0.5
-
 
 @final
 class ProgressBar(Callback):
-    """Shows epochs and batches, live metrics, speed and time left; on rich (extra `demo`).
+    """Shows epochs and batches, live metrics, speed and time left; `fit(verbose=1)` attaches one.
 
-    In a terminal or a notebook it is a bar, redrawn at most twice a second; elsewhere it prints a
-    line an epoch. Its batch hooks run on the event loop and look at the newest batch only, so
-    training neither waits for it nor runs step by step because of it. Validation inside `fit` is
-    silent; an evaluation or a prediction of its own has a bar of its own. Where the number of
-    batches isn't known, it is learned from the first epoch. `fit(verbose=1)` adds one.
+    In a terminal, and in a notebook that has ipywidgets, what goes on is shown live, redrawn twice
+    a second, and each epoch leaves a line; elsewhere there are only the lines. Validation inside
+    `fit` is silent. `evaluate` and `predict` show their own progress, and leave one line. A number
+    of batches that the data don't tell is learned from the first epoch.
+
+    Training never waits for the terminal: a thread of its own writes. Of the batches, four a second
+    are looked at, on the event loop. The terminal is left clean whatever ends the run. What `print`
+    writes meanwhile, or others through the same console, goes above the bar.
 
     Args:
-        console: Where to print; rich's default one unless given. Print through the same console,
-            and bar and lines don't clash.
+        leave: Whether epochs, evaluations and predictions leave a line.
+        console: Where to; rich's own console for standard output unless given.
 
     Raises:
-        FitbusError: rich isn't installed.
+        FitbusError: rich isn't installed; it comes with the extra `demo`.
     """
 
-    overflow: ClassVar[Overflow] = "latest"
     adds_logs: ClassVar[bool] = False
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, *, leave: bool = True, console: Console | None = None) -> None:
         try:
-            import rich.console
+            import rich
         except ImportError as error:
             raise FitbusError(
-                'ProgressBar needs rich; install it with `pip install "fitbus[demo]"`'
+                'ProgressBar needs rich, which isn\'t installed: pip install "fitbus[demo]"'
             ) from error
-        self._console = rich.console.Console() if console is None else console
-        self._live = self._console.is_terminal or self._console.is_jupyter
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._title = ""
-        self._total: int | None = None
-        self._done = 0
-        self._started = 0.0
-        self._drawn = 0.0
-        self._fitting = False
+        self._leave = leave
+        self._console = rich.get_console() if console is None else console
+        self._display: Display | None = None
+        self._progress = Progress(None, 1)
 
     def attach(self, run: Run[Any]) -> None:
-        """Subscribes to a run, and sees to it that the terminal is left as it was found."""
+        """Subscribes to a run; `callbacks=[...]` calls it."""
+        self._progress = Progress(None, 1)
         super().attach(run)
-        run.at_end(self.close)
+        run.at_end(self.close)  # an evaluation that fails has no event of its end
 
-    # Training.
+    def close(self) -> None:
+        """Writes what is left, and leaves the terminal clean; the end of a run calls it."""
+        display, self._display = self._display, None
+        if display is not None:
+            display.close()
 
-    async def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Notes how much there is to do."""
-        self._fitting = True
-        self._total = self.params.get("steps")
+    # These hooks are `def`, and alone in their subscription: they are called in the training
+    # thread, without a way through the event loop, and see what other callbacks added to the logs.
 
-    async def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Starts the bar of an epoch."""
-        self._begin(f"Epoch {epoch + 1}/{self.params.get('epochs', '?')}")
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Begins to show a training."""
+        self._begin("fit", BatchEnd)
 
-    async def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Moves it on."""
-        self._move(batch + 1, logs)
-
-    async def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Ends the bar of an epoch with the epoch's logs."""
-        self._end(logs)
-        if self._done:
-            self._total = self._total or self._done
-
-    async def on_train_end(self, logs: Logs | None = None) -> None:
-        """Leaves the terminal, also where an epoch was cut short."""
-        self._fitting = False
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Ends it."""
         self.close()
 
-    # Evaluation and prediction on their own.
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Shows the epoch."""
+        self._progress.begin_epoch(epoch)
 
-    async def on_test_begin(self, logs: Logs | None = None) -> None:
-        """Starts a bar, unless this is a validation."""
-        if not self._fitting:
-            self._total = self.params.get("steps")
-            self._begin("Evaluating")
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Leaves a line, and learns the number of batches."""
+        self._progress.end_epoch()
+        epochs = str(self._progress.epochs)
+        self._leave_line(f"epoch {epoch + 1:{len(epochs)}}/{epochs}", logs)
 
-    async def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Moves it on."""
-        if not self._fitting:
-            self._move(batch + 1, logs)
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Begins to show an evaluation; inside `fit` it only notes that one goes on."""
+        if self._progress.kind == "fit":
+            self._progress.begin_validation()
+        else:
+            self._begin("evaluate", TestBatchEnd)
 
-    async def on_test_end(self, logs: Logs | None = None) -> None:
+    def on_test_end(self, logs: Logs | None = None) -> None:
         """Ends it."""
-        if not self._fitting:
+        if self._progress.kind == "fit":
+            self._progress.validating = False
+        else:
             self._end(logs)
 
-    async def on_predict_begin(self, logs: Logs | None = None) -> None:
-        """Starts a bar."""
-        self._total = self.params.get("steps")
-        self._begin("Predicting")
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Begins to show a prediction."""
+        self._begin("predict", PredictBatchEnd)
 
-    async def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Moves it on."""
-        self._move(batch + 1, None)
-
-    async def on_predict_end(self, logs: Logs | None = None) -> None:
+    def on_predict_end(self, logs: Logs | None = None) -> None:
         """Ends it."""
         self._end(None)
 
-    def close(self) -> None:
-        """Leaves the terminal as it was; what was shown stays."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-            self._task = None
+    def _begin(self, kind: str, batches: type[AnyBatchEnd]) -> None:
+        from fitbus.callbacks._progress_display import Display
 
-    # Drawing: always in the event loop's thread.
-
-    def _begin(self, title: str) -> None:
-        self._title = title
-        self._done = 0
-        self._started = time.perf_counter()
-        if not self._live:
-            return
+        assert self.run is not None
         self.close()
-        self._bar = _make_bar(self._console)
-        self._bar.start()
-        self._task = self._bar.add_task(title, total=self._total, speed="", logs="")
-        self._bar.refresh()
-        self._drawn = time.perf_counter()
-
-    def _move(self, done: int, logs: Logs | None) -> None:
-        self._done = done
-        now = time.perf_counter()
-        if now - self._drawn >= _REFRESH_S:
-            self._draw(logs)
+        progress = Progress(self.params.get("steps"), self.params.get("epochs", 1), kind)
+        self._progress = progress
+        self.run.add(
+            progress.look,
+            batches,
+            where=progress.is_due,
+            wait=False,
+            overflow="latest",
+            name=f"ProgressBar, {batches.__name__}",
+        )
+        self._display = Display(self._console, self._view)
 
     def _end(self, logs: Logs | None) -> None:
-        self._total = self._total or self._done or None
-        if self._live:
-            self._done = self._total if self._total is not None else self._done
-            self._draw(logs, total=self._done)
-            self.close()
-        else:
-            elapsed = time.perf_counter() - self._started
-            text = " ".join([f"{self._title}: {elapsed:.1f}s", _spelled(logs)]).strip()
-            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+        self._progress.end_epoch()
+        self._leave_line(f"{self._progress.kind}  {self._progress.count:,} batches", logs)
+        self.close()
 
-    def _draw(self, logs: Logs | None, total: int | None = None) -> None:
-        if self._bar is None or self._task is None:
-            return
-        self._drawn = time.perf_counter()
-        elapsed = self._drawn - self._started
-        speed = f"{self._done / elapsed:,.0f} steps/s" if elapsed > 0 else ""
-        self._bar.update(
-            self._task,
-            completed=self._done,
-            total=self._total if total is None else total,
-            speed=speed,
-            logs=_spelled(logs),
-        )
-        self._bar.refresh()
+    def _leave_line(self, label: str, logs: Logs | None) -> None:
+        if self._display is not None and self._leave:
+            took = f"{self._progress.took_s:.1f}s"
+            self._display.add(label, f"{took:>6}  {speed(self._progress.speed):>14}", logs or {})
 
-
-def _make_bar(console: Console) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[logs]}", markup=False),
-        console=console,
-        auto_refresh=False,  # drawn in the loop, when there is something new
-    )
-
-
-def _spelled(logs: Logs | None) -> str:
-    return " ".join(
-        f"{name}={value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{name}={value:.2e}"  # noqa: PLR2004  # as Keras shows them
-        for name, value in (logs or {}).items()
-        if isinstance(value, int | float)
-    )
+    def _view(self) -> View:
+        """What goes on at present; in the display's thread."""
+        assert self.run is not None
+        return self._progress.view(self.run.status)
