@@ -6,7 +6,7 @@ from typing import Any, dataclass_transform
 
 from msgspec import StructMeta
 
-__all__ = ["MessageMeta", "tag_of"]
+__all__ = ["KeywordMessageMeta", "MessageMeta", "tag_of"]
 
 # Types of these packages are tagged by their bare name; a user's type by its module and qualified
 # name, so that two types of one name stay two.

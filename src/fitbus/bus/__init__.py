@@ -1,6 +1,7 @@
 """What carries: the bus, its subscriptions, and the publisher that a training loop holds."""
 
 from fitbus.bus._bus import Bus
+from fitbus.bus._host import Host
 from fitbus.bus._options import Handler, HandlerOptions, Hook, OnError, Options, Overflow, handler
 from fitbus.bus._publisher import Publisher
 from fitbus.bus._statistics import (
@@ -20,6 +21,7 @@ __all__ = [
     "Handler",
     "HandlerOptions",
     "Hook",
+    "Host",
     "OnError",
     "Options",
     "Overflow",

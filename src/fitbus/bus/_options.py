@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, final, get_args
 
 from fitbus.errors import InvalidArgumentError, InvalidHandlerError, one_of
-from fitbus.events import Event
-from fitbus.events._lifecycle import is_rare
+from fitbus.events import Event, is_rare
 
 __all__ = [
     "Handler",
@@ -21,6 +20,7 @@ __all__ = [
     "OnError",
     "Options",
     "Overflow",
+    "check_event_type",
     "declared",
     "event_types",
     "handler",
@@ -98,8 +98,12 @@ class Options:
         _whole("buffer_size", self.buffer_size)
         _seconds("every_s", self.every_s)
         _seconds("timeout", self.timeout)
-        if self.where is not None and not callable(self.where):
-            raise InvalidArgumentError("where", self.where, "give a function of the event")
+        if self.where is not None and (
+            not callable(self.where) or is_coroutine_function(self.where)
+        ):
+            raise InvalidArgumentError(
+                "where", self.where, "give a `def` function of the event: it runs where that is published"
+            )
         if not isinstance(self.batched, bool):
             raise InvalidArgumentError("batched", self.batched, "allowed are True, False")
         if self.overflow not in get_args(Overflow):
@@ -136,6 +140,9 @@ class Options:
                 given.get("timeout"),
                 f"{name_of(function)} is a `def`, which can't be interrupted; make it `async def`",
             )
+        name = given.get("name", "a name")
+        if not isinstance(name, str) or not name:
+            raise InvalidArgumentError("name", name, "give a text")
         fields = {k: v for k, v in given.items() if k not in ("wait", "name")}
         return Hook(function, is_async, wait), cls(**fields)  # type: ignore[arg-type]  # a TypedDict's items are objects
 
@@ -161,7 +168,15 @@ def handler(*kinds: type[Event], **options: typing.Unpack[HandlerOptions]) -> Ca
     def declare(function: H) -> H:
         resolved = event_types(function, kinds)
         Options.checked(function, resolved, options)
-        function.__fitbus_handler__ = (resolved, options)  # type: ignore[attr-defined]  # read by `declared`
+        try:
+            function.__fitbus_handler__ = (resolved, options)  # type: ignore[attr-defined]  # read by `declared`
+        except AttributeError as error:
+            raise InvalidHandlerError(
+                "handler",
+                function,
+                "options can be declared on functions only, not on methods of an object; give them"
+                " to `bus.add`",
+            ) from error
         return function
 
     return declare
@@ -178,7 +193,7 @@ def declared(function: Handler) -> tuple[tuple[type[Event], ...], HandlerOptions
 def event_types(function: Handler, kinds: Sequence[type[Event]]) -> tuple[type[Event], ...]:
     """The event types of a handler: those given, else those of its annotation; both checked."""
     for kind in kinds:
-        check_event_type("event types", kind)
+        check_event_type("kinds", kind)
     if not callable(function):
         raise InvalidHandlerError("handler", function, "give a function that takes one event")
     try:

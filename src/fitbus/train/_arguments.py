@@ -22,6 +22,7 @@ __all__ = [
     "RunOptions",
     "checked_flags",
     "flattened",
+    "plain_feed",
     "positive",
     "seconds",
 ]

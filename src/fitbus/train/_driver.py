@@ -26,7 +26,7 @@ from fitbus.train._state import TrainState, from_host, is_lost
 from fitbus.train._thread import carried_out, how_it_ended
 
 if TYPE_CHECKING:
-    from fitbus.bus._host import Host
+    from fitbus.bus import Host
     from fitbus.train._run import Run, RunStatus
     from fitbus.train._trainer import Trainer
 

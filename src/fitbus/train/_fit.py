@@ -8,8 +8,15 @@ from typing import Any, final, get_args
 
 from fitbus.control import Evaluate
 from fitbus.errors import ControlRejectedError
-from fitbus.events import BatchBegin, BatchEnd, EpochBegin, EpochEnd, TrainBegin, TrainEnd
-from fitbus.events._lifecycle import EndReason
+from fitbus.events import (
+    BatchBegin,
+    BatchEnd,
+    EndReason,
+    EpochBegin,
+    EpochEnd,
+    TrainBegin,
+    TrainEnd,
+)
 from fitbus.train._data import HostBatch
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import evaluate, evaluate_quietly

@@ -13,7 +13,7 @@ from fitbus.train._metrics import MetricsLayout
 from fitbus.train._state import TrainState, check_same, home_of, is_key, mesh_of
 from fitbus.train._task import Batch, Task
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "zeros"]
 
 
 @final

@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 from fitbus.errors import RunCancelledError, ThreadStuckError
-from fitbus.events._lifecycle import EndReason
+from fitbus.events import EndReason
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job
