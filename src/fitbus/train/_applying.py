@@ -81,7 +81,8 @@ def _like(control: Control, name: str, old: Any, new: Any) -> Any:
 def _placed(old: Any, new: Any) -> Any:
     """A copy of an array where another one is: for the compiled step, the same argument."""
     if old.committed:
-        new = new if new.sharding == old.sharding else jax.device_put(new, old.sharding)
+        there = new.committed and new.sharding == old.sharding
+        new = new if there else jax.device_put(new, old.sharding)
     elif new.committed:
         # Only by way of the host an array comes loose from the device that it was put on.
         if is_key(new):
