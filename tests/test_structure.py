@@ -29,7 +29,16 @@ BELOW = {
     "callbacks": {"bus", "control", "errors", "events"},
     "train": {"_loops", "bus", "control", "errors", "events"},
     "testing": {"_loops", "bus", "control", "errors", "events", "train"},
-    "examples": {"bus", "callbacks", "control", "errors", "events", "front door", "testing", "train"},
+    "examples": {
+        "bus",
+        "callbacks",
+        "control",
+        "errors",
+        "events",
+        "front door",
+        "testing",
+        "train",
+    },
     "__main__": {"examples"},
     "front door": {"bus", "callbacks", "control", "errors", "events"},
 }
@@ -82,14 +91,11 @@ def part_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else "front door"
 
 
-
 SOURCES = {module_of(file): file.read_text("utf-8") for file in FILES}
 TREES = {module: ast.parse(source) for module, source in SOURCES.items()}
 PACKAGES = sorted(module_of(file) for file in FILES if file.name == "__init__.py")
 # Programs to be read and run: they export nothing.
-PROGRAMS = {
-    module for module in TREES if part_of(module) == "examples" and module not in PACKAGES
-}
+PROGRAMS = {module for module in TREES if part_of(module) == "examples" and module not in PACKAGES}
 
 
 def imports(module: str) -> Iterator[Import]:
@@ -182,9 +188,7 @@ def test_what_is_imported_is_a_dependency() -> None:
     """What is imported is declared in pyproject.toml, or in the standard library."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     core = {requirement.split(">")[0] for requirement in project["dependencies"]}
-    roots = {
-        (found.module.split(".")[0], module) for module in TREES for found in imports(module)
-    }
+    roots = {(found.module.split(".")[0], module) for module in TREES for found in imports(module)}
     allowed = core | OPTIONAL | {"fitbus"} | set(sys.stdlib_module_names)
     assert {entry for entry in roots if entry[0] not in allowed} == set()
 
