@@ -87,9 +87,10 @@ async def run_in_daemon_thread(
     lock = threading.Lock()
     context = contextvars.copy_context()
     context.run(_note_library, None)
+    backend: Any = _NamingBackend(loop.token)
 
     def main() -> None:
-        with claim_worker_thread(loop.token.backend_class, loop.token.native_token):
+        with claim_worker_thread(backend, loop.token.native_token):
             try:
                 value = context.run(function)
             except BaseException as error:  # noqa: BLE001  # handed to the caller as it is
@@ -114,6 +115,27 @@ async def run_in_daemon_thread(
             on_abandoned()
         raise
     return outcome[0]()
+
+
+@final
+class _NamingBackend:
+    """AnyIO's backend as `anyio.from_thread` uses it, but naming the loop whenever it calls there.
+
+    Unnamed, trio only knows the loop in threads of its own making.
+    """
+
+    def __init__(self, token: EventLoopToken) -> None:
+        self._backend = token.backend_class
+        self._native = token.native_token
+
+    def run_async_from_thread(self, func: Any, args: Any, token: object) -> Any:
+        return self._backend.run_async_from_thread(func, args, token or self._native)
+
+    def run_sync_from_thread(self, func: Any, args: Any, token: object) -> Any:
+        return self._backend.run_sync_from_thread(func, args, token or self._native)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
 
 
 def _note_library(name: str | None) -> None:

@@ -82,7 +82,6 @@ def test_scalars_of_other_libraries_become_plain_floats(number: Any) -> None:
     made.append(SetHyperparameter("b1", number).value)
     assert made == [0.5, 0.5, 0.5]
     assert [type(value) for value in made] == [float, float, float]
-    assert SetLearningRate(np.int64(1)).value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -125,4 +124,4 @@ def test_controls_of_ones_own_are_frozen_structs_with_a_tag_by_module() -> None:
     assert Freeze("encoder").key is None
     assert Freeze.__struct_config__.tag == f"{__name__}.{Freeze.__qualname__}"
     with pytest.raises(AttributeError, match="immutable"):
-        Freeze("encoder").layer = "decoder"  # type: ignore[misc]  # that is the test
+        Freeze("encoder").layer = "decoder"

@@ -48,8 +48,10 @@ def test_the_first_outcome_stays() -> None:
         (Rejected("it has no such thing"), "SetLearningRate was rejected: it has no such thing"),
         (
             Superseded(4),
-            "SetLearningRate was rejected: superseded by control 4, sent later for the same"
-            " boundary",
+            (
+                "SetLearningRate was rejected: superseded by control 4, sent later for the same"
+                " boundary"
+            ),
         ),
     ],
 )
@@ -149,7 +151,9 @@ def test_threads_race_to_settle_and_one_wins() -> None:
         start = threading.Barrier(3)
         won: list[Outcome] = []
 
-        def settle(outcome: Outcome, one: Receipt = one, start: Any = start, won: Any = won) -> None:
+        def settle(
+            outcome: Outcome, one: Receipt = one, start: Any = start, won: Any = won
+        ) -> None:
             start.wait()
             if one.settle(outcome):
                 won.append(outcome)

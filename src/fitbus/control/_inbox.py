@@ -19,11 +19,14 @@ class Inbox:
 
     Attributes:
         on_post: Called, in the sender's thread, after a control came in; must not raise.
+        may_wait: Called, in the thread that wants to wait for an open receipt; False if that is the
+            thread by which it would be settled.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.on_post: Callable[[], object] = _nothing
+        self.may_wait: Callable[[], bool] = lambda: True
         self._open: list[Receipt] = []
         self._sent = 0
         self._closed: str | None = None
@@ -41,7 +44,7 @@ class Inbox:
                 "give a Control, such as StopTraining() or SetLearningRate(1e-3)",
             )
         with self._lock:
-            receipt = Receipt(self._sent, control, source)
+            receipt = Receipt(self._sent, control, source, self._may_wait)
             self._sent += 1
             closed = self._closed
             if closed is None:
@@ -77,6 +80,9 @@ class Inbox:
         """Whether a control of a type waits."""
         with self._lock:
             return any(isinstance(receipt.control, kind) for receipt in self._open)
+
+    def _may_wait(self) -> bool:
+        return self.may_wait()  # as it is then, not as it was when the control was sent
 
     def __len__(self) -> int:
         """How many controls wait."""

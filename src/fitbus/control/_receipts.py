@@ -68,10 +68,17 @@ class Receipt:
         source: Who sent it.
     """
 
-    def __init__(self, id: int, control: Control, source: str) -> None:
+    def __init__(
+        self,
+        id: int,
+        control: Control,
+        source: str,
+        may_wait: Callable[[], bool] = lambda: True,
+    ) -> None:
         self.id = id
         self.control = control
         self.source = source
+        self._may_wait = may_wait
         self._lock = threading.Lock()
         self._outcome: Outcome | None = None
         self._waiters: list[Callable[[], object]] = []
@@ -94,11 +101,17 @@ class Receipt:
             ControlRejectedError: It was rejected or superseded.
             TimeoutError: Not settled in time; the control may still be applied.
             WouldDeadlockError: Called in an event loop, which it would block: `await` the receipt.
+                Or in the training thread, by a handler after which the control would act.
         """
         if self._outcome is None:
             if in_event_loop():
                 raise WouldDeadlockError(
                     "receipt.result() would block the event loop; write `await receipt`"
+                )
+            if not self._may_wait() and self._outcome is None:
+                raise WouldDeadlockError(
+                    "receipt.result() would block the training thread, which applies the control at"
+                    " its next step boundary; let the handler return, and ask later"
                 )
             settled = threading.Event()
             self._when_settled(settled.set)
