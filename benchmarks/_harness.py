@@ -34,9 +34,7 @@ class Row:
     budget: float | None = None
 
     @classmethod
-    def of(
-        cls, name: str, values: Sequence[float], unit: str, budget: float | None = None
-    ) -> Row:
+    def of(cls, name: str, values: Sequence[float], unit: str, budget: float | None = None) -> Row:
         """Makes a row of measured values."""
         if len(values) == 1:
             return cls(name, values[0], values[0], values[0], unit, budget)
@@ -44,9 +42,7 @@ class Row:
         return cls(name, median, low, high, unit, budget)
 
 
-def interleaved(
-    cases: dict[str, Callable[[], float]], pairs: int
-) -> dict[str, list[float]]:
+def interleaved(cases: dict[str, Callable[[], float]], pairs: int) -> dict[str, list[float]]:
     """Calls each case in turn, round after round, so that a machine's drift hits all alike.
 
     Args:

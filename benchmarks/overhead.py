@@ -70,8 +70,8 @@ def hand_written(
     step = jax.jit(update, donate_argnums=0)
 
     def sliced(state: Any, x: Any, y: Any, start: Any) -> Any:
-        cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, batch)
-        return update(state, cut(x), cut(y))
+        x, y = (jax.lax.dynamic_slice_in_dim(a, start, batch) for a in (x, y))
+        return update(state, x, y)
 
     step_on_device = jax.jit(sliced, donate_argnums=0)
     x_device, y_device = jax.device_put((x, y))
@@ -184,9 +184,7 @@ def main() -> None:
         step_ms = [value / steps * 1e3 for value in seconds["bare"]]
         small = size == "0.1 ms"
 
-        def row(
-            case: str, base: str, budget: float | None, seconds: Any = seconds
-        ) -> Row:
+        def row(case: str, base: str, budget: float | None, seconds: Any = seconds) -> Row:
             return Row.of(f"{case} / {base}", ratios(seconds, case, base), "x", budget)
 
         reading = "bare, reading the loss"

@@ -42,29 +42,35 @@ def test_the_demo_shows_all_that_it_promises(loop: str) -> None:
     out = done.stdout
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "1,437 images to train on, 360 to test on" in out
-    epochs = [int(found) for found in re.findall(r"reporter: epoch (\d+)", out)]
+    assert "1,200 images to train, 237 held out,\n360 for a test at the end" in out
+    reports = re.findall(r"^report +step +([\d,]+)  epoch +(\d+)  loss", out, re.MULTILINE)
+    epochs = [int(epoch) for _, epoch in reports]
     assert epochs == list(range(1, len(epochs) + 1))
-    bars = [int(found) for found in re.findall(r"^Epoch (\d+)/30: ", out, re.MULTILINE)]
-    assert bars == epochs
-    acknowledged = re.search(r"controller: learning rate set to 5e-4, .* at step (\d+)", out)
-    assert acknowledged is not None
-    assert 9 * 39 <= int(acknowledged[1]) < len(epochs) * 39
-    assert "Training stopped: held-out accuracy is" in out
-    accuracy = re.search(r"test accuracy +│ ([\d.]+)", out)
+    steps = [int(step.replace(",", "")) for step, _ in reports]
+    assert steps == [150 * epoch for epoch in epochs]
+    asked = re.search(r"(?m)^controller +step +([\d,]+)  asks to lower .* to 2e-05$", out)
+    applied = re.search(r"(?m)^controller +step +([\d,]+)  acknowledged", out)
+    assert asked is not None
+    assert applied is not None
+    assert 0 < int(asked[1].replace(",", "")) <= int(applied[1].replace(",", "")) <= steps[-1]
+    assert "training stopped: no better on held-out images for 5 epochs." in out
+    accuracy = re.search(r"test accuracy +│ +([\d.]+)", out)
     assert accuracy is not None
     assert float(accuracy[1]) >= 0.95
-    for row in ("steps a second", "event loop's lag", "reporter", "observer", "referee"):
+    for row in ("steps a second", "event loop's lag", "│ report ", "│ watcher ", "│ referee "):
         assert row in out
-    observed = re.search(r"│ observer +│ +([\d,]+) +│ +0 ", out)
-    assert observed is not None
-    assert int(observed[1].replace(",", "")) == 39 * len(epochs)
+    watched = re.search(r"│ watcher +│ +([\d,]+) +│ +0 ", out)
+    assert watched is not None
+    assert int(watched[1].replace(",", "")) == steps[-1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", ["rich", "sklearn"])
 def test_without_the_extra_one_sentence_says_what_to_install(missing: str) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None\nfrom fitbus.__main__ import main\nsys.exit(main(['demo']))"
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from fitbus.__main__ import main\nsys.exit(main(['demo']))"
+    )
     done = run(code=code)
     assert done.returncode == 1
     assert done.stdout == ""

@@ -55,7 +55,7 @@ EXCEPTIONS = {
 
 # What is heavy or optional, and where it may be imported: at the top, or in functions only.
 COMPUTES = {"train", "testing", "examples"}
-HEAVY = {name: COMPUTES for name in ("jax", "jaxlib", "numpy", "optax")}
+HEAVY = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
 OPTIONAL = {"matplotlib", "rich", "sklearn", "sniffio", "trio"}
 OPTIONAL_AT_TOP = {
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily

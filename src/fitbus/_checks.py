@@ -14,7 +14,15 @@ from msgspec.structs import force_setattr
 
 from fitbus.errors import InvalidArgumentError
 
-__all__ = ["plain_logs", "plain_number", "plain_result", "set_field", "set_finite", "set_whole"]
+__all__ = [
+    "check_text",
+    "plain_logs",
+    "plain_number",
+    "plain_result",
+    "set_field",
+    "set_finite",
+    "set_whole",
+]
 
 
 def set_field(message: Any, name: str, value: object) -> None:
@@ -54,26 +62,34 @@ def set_finite(
     set_field(message, name, float(value))
 
 
-def set_whole(message: object, name: str) -> None:
-    """Makes a field a Python int of at least 0, or refuses it."""
+def set_whole(message: object, name: str, *, least: int = 0) -> None:
+    """Makes a field a Python int of at least so much, or refuses it."""
     found: object = getattr(message, name)
-    if type(found) is int and found >= 0:
+    if type(found) is int and found >= least:
         return
     value = plain_number(found)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidArgumentError(
-            f"{type(message).__name__}.{name}", found, "give a whole number of at least 0"
+            f"{type(message).__name__}.{name}", found, f"give a whole number of at least {least}"
         )
     set_field(message, name, value)
 
 
+def check_text(message: object, *names: str) -> None:
+    """Refuses fields that are no text."""
+    for name in names:
+        found: object = getattr(message, name)
+        if not isinstance(found, str):
+            raise InvalidArgumentError(f"{type(message).__name__}.{name}", found, "give a text")
+
+
 def plain_logs(message: object, name: str) -> None:
-    """Makes a field a plain `dict[str, float]`. Costs one type check a value if it is one already."""
+    """Makes a field a plain `dict[str, float]`. Costs two type checks an entry if it is one."""
     logs: object = getattr(message, name)
     where = f"{type(message).__name__}.{name}"
     if type(logs) is dict:
-        for value in logs.values():
-            if type(value) is not float:
+        for key, value in logs.items():
+            if type(value) is not float or type(key) is not str:
                 break
         else:
             return

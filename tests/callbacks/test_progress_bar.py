@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 import fitbus
-from fitbus import BatchEnd, EpochEnd, StopTraining, TestBegin, TrainEnd
+from fitbus import BatchEnd, EpochBegin, EpochEnd, PredictBegin, StopTraining, TestBegin, TrainEnd
 from fitbus.callbacks import Callback, ProgressBar
 from fitbus.callbacks._progress import Progress, speed
 from fitbus.testing import Gate, toy_problem
@@ -132,7 +132,7 @@ async def test_it_looks_at_few_batches_and_training_does_not_wait_for_it() -> No
     async with run:
         await run.wait()
     assert run.report is not None
-    looks = run.report.by_name["ProgressBar, BatchEnd"]
+    looks = run.report.by_name["ProgressBar batches"]
     assert 1 <= looks.delivered < 50  # of 512
     assert looks.held_s == 0
 
@@ -183,24 +183,29 @@ async def test_an_unknown_number_of_batches_is_learned_from_the_first_epoch() ->
     def batches() -> Iterator[Any]:
         return ((X[i : i + 32], Y[i : i + 32]) for i in range(0, 256, 32))
 
-    def hold(event: BatchEnd) -> None:
-        if (event.epoch, event.batch) == (1, 0):
+    def hold(event: EpochBegin | BatchEnd) -> None:
+        if isinstance(event, EpochBegin):
+            if event.epoch == 0:
+                screen.wait_for(r"batch [━╸╺]+ 0 +waiting for the first batch")
+        elif (event.epoch, event.batch) == (1, 0):
             screen.wait_for(r"batch [━╸╺]+ 1/8 ")
             shown.set()
 
     await TRAINER.fit(batches, epochs=2, callbacks=[ProgressBar(console=terminal(screen)), hold])
     assert shown.is_set()
-    assert re.search(r"batch [━╸╺]+ 0 +waiting for the first batch", screen.text)
 
 
 async def test_evaluation_and_prediction_show_progress_and_leave_a_line() -> None:
     screen = Screen()
     bar = ProgressBar(console=terminal(screen))
-    logs = await TRAINER.evaluate(X, Y, callbacks=[bar])
-    assert re.search(r"evaluate [━╸╺]+ 0/8 ", screen.text)
+
+    def hold(event: TestBegin | PredictBegin) -> None:
+        kind = "evaluate" if isinstance(event, TestBegin) else "predict"
+        screen.wait_for(rf"{kind} [━╸╺]+ 0/8 ")
+
+    logs = await TRAINER.evaluate(X, Y, callbacks=[bar, hold])
     assert re.search(rf"evaluate  8 batches +[\d.]+s.*  loss {logs['loss']:.4g}", screen.text)
-    await TRAINER.predict(X, callbacks=[bar])
-    assert re.search(r"predict [━╸╺]+ 0/8 ", screen.text)
+    await TRAINER.predict(X, callbacks=[bar, hold])
     last = screen.text.splitlines()[-1]
     assert re.fullmatch(r".*predict  8 batches +[\d.]+s( +[\d.,]+ steps/s)?", last)
     assert screen.clean

@@ -90,11 +90,13 @@ class Bus(Subscribable):
         traceback: TracebackType | None,
     ) -> None:
         """Closes the bus as `aclose` does; the body's error leaves as itself."""
-        with anyio.CancelScope(shield=True):
-            await self.aclose()
         host, self._own_host = self._own_host, None
         assert host is not None
-        await host.__aexit__(kind, error, traceback)
+        try:
+            with anyio.CancelScope(shield=True):
+                await self.aclose()
+        finally:  # a native cancellation, which no shield keeps out, comes here too
+            await host.__aexit__(kind, error, traceback)
 
     def hosted(self) -> Host:
         """Hosts the handlers, without closing the bus at the end: `async with bus.hosted():`."""
@@ -109,10 +111,14 @@ class Bus(Subscribable):
             drain_s: Seconds that handlers get; what they leave is lost, and in the report.
 
         Returns:
-            What each subscriber got.
+            What each subscriber got, those of live runs that ended before among them.
+
+        Raises:
+            InvalidArgumentError: `drain_s` is no number of at least 0.
         """
+        if isinstance(drain_s, bool) or not isinstance(drain_s, int | float) or not drain_s >= 0:
+            raise InvalidArgumentError("drain_s", drain_s, "give seconds, a number of at least 0")
         if self._report is None:
-            Options(timeout=drain_s)
             with self.lock:
                 self.closed = True
                 publishers = tuple(self._publishers.values())
@@ -131,10 +137,10 @@ class Bus(Subscribable):
             run: Only the subscribers of this run, those of the whole bus among them; None for all.
             drain_s: Seconds at the most.
         """
-        publisher = None if run is None else self._publishers[run]
         with self.lock:
             found = [s for s in self.subscriptions if run is None or s.run in (None, run)]
-        return await drained(self, found, publisher, drain_s)
+            publishers = [p for p in self._publishers.values() if run in (None, p.run)]
+        return await drained(self, found, publishers, drain_s)
 
     def finish_run(self, run: str, *, drained: bool = True) -> None:
         """Ends the subscriptions of a run, and forgets its publisher.
@@ -205,18 +211,24 @@ class Bus(Subscribable):
     def open_stream(self, stream: Subscription[Any]) -> None:
         """Attaches a stream, and fills it with what it asked to be replayed."""
         self.hosting.enter_loop()
-        try:
-            with self.lock:
+        with self.lock:
+            try:
                 self._attach(stream)
-                if stream.after is not None and self._latest is not None:
-                    run, tail = self._latest
-                    if stream.run in (None, run):
-                        tail.replay(stream, stream.after, run)
-                    elif (publisher := self._publishers.get(stream.run or "")) is not None:
-                        publisher.tail.replay(stream, stream.after, publisher.run)
-        except BaseException:
-            self.hosting.exit_loop()
-            raise
+            except BaseException:
+                self.hosting.exit_loop()
+                raise
+            if stream.after is None or self._latest is None:
+                return
+            run, tail = self._latest
+            if stream.run not in (None, run):
+                publisher = self._publishers.get(stream.run)
+                if publisher is None:
+                    return
+                run, tail = publisher.run, publisher.tail
+            try:
+                tail.replay(stream, stream.after, run)
+            except BaseException as error:  # noqa: BLE001  # its predicate's, for its consumer
+                stream.fail_stream(error)
 
     def _attach(self, subscription: Subscription[Any]) -> None:
         with self.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
@@ -38,11 +39,19 @@ class Call(Marker):
         self.result: Any = None
         self.error: BaseException | None = None
         self._tell = tell
+        self._lock = threading.Lock()
 
     def finish(self) -> None:
         """Lets the thread go on."""
-        self.done = True
+        with self._lock:
+            self.done = True
         self._tell()
+
+    def give_up(self) -> bool:
+        """Waits no longer. False if it is done: either the thread or the loop has its answer."""
+        with self._lock:
+            self.waited_for = self.done
+            return not self.done
 
 
 @final

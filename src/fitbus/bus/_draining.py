@@ -25,7 +25,7 @@ _logger = logging.getLogger("fitbus")
 async def drained(
     bus: Bus,
     subscriptions: Sequence[Subscription[Any]],
-    publisher: Publisher | None,
+    publishers: Sequence[Publisher],
     drain_s: float,
 ) -> DeliveryReport:
     """Waits, up to a time, for handlers to reach the end of what they have.
@@ -33,8 +33,8 @@ async def drained(
     Args:
         bus: The bus.
         subscriptions: Whom to wait for; streams are reported, but not waited for.
-        publisher: Of the run that ends: those of its subscribers that have ended before are in the
-            report too. None for the whole bus.
+        publishers: Of the runs that end: those of their subscribers that have ended before are in
+            the report too.
         drain_s: Seconds at the most.
     """
     started = time.perf_counter()
@@ -49,12 +49,12 @@ async def drained(
         for mark in marks:
             await mark.wait()
     entries = {s.order: s.report() for s in subscriptions}
-    if publisher is not None:
+    for publisher in publishers:
         entries.update(publisher.retired)
     return DeliveryReport(
         subscribers=tuple(report for _, report in sorted(entries.items(), key=lambda e: e[0])),
         seconds=time.perf_counter() - started,
-        errors=() if publisher is None else publisher.failures.notes,
+        errors=tuple(note for publisher in publishers for note in publisher.failures.notes),
     )
 
 

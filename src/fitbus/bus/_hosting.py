@@ -30,6 +30,11 @@ class Hosting:
         self._users = 0  # hosts and open streams
         self.hosts: list[Host] = []
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a loop may have tasks that wait for the bus. Any thread."""
+        return self._users > 0
+
     def enter_loop(self) -> None:
         """Binds the bus to the running loop, or checks that it is the one it lives in."""
         wakeup = self._bus.wakeup
@@ -79,6 +84,10 @@ class Hosting:
                 host = self.hosts[-1]
                 self._host_of[subscription] = host
                 host.start(subscription)
+
+    def hands_over(self, subscription: Subscription[Any]) -> bool:
+        """Whether the host of a handler is being left, and another one takes it at once."""
+        return bool(self.hosts) and self.leaving(subscription)
 
     def leaving(self, subscription: Subscription[Any]) -> bool:
         """Whether the host of a handler is being left."""

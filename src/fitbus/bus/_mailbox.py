@@ -17,19 +17,26 @@ class Marker:
 
 @final
 class _Lag(Marker):
-    """Losses in a row."""
+    """Losses in a row. Of several runs: the count of all, and the range of the last one's."""
 
-    def __init__(self, event: Event, made: Lagged | None = None) -> None:
-        self.count = 1
-        self.first = self.last = event
-        self.made = made
+    def __init__(self, like: Event, count: int, first_seq: int, last_seq: int) -> None:
+        self.like = like
+        self.count = count
+        self.first_seq = first_seq
+        self.last_seq = last_seq
 
-    def add(self, event: Event) -> None:
-        self.count += 1
-        if event.seq < self.first.seq:
-            self.first = event
+    @classmethod
+    def of(cls, event: Event) -> _Lag:
+        return cls(event, 1, event.seq, event.seq)
+
+    def add(self, other: _Lag) -> None:
+        self.count += other.count
+        if self.like.run != other.like.run:
+            self.first_seq, self.last_seq = other.first_seq, other.last_seq
         else:
-            self.last = event
+            self.first_seq = min(self.first_seq, other.first_seq)
+            self.last_seq = max(self.last_seq, other.last_seq)
+        self.like = other.like
 
 
 Item: TypeAlias = Event | Marker
@@ -62,7 +69,6 @@ class Mailbox:
         self._queue: deque[Item] = deque()
         # Older than all of `_queue`: events that stayed while batch-level ones around them went.
         self._kept: deque[Item] = deque()
-        self._lag: _Lag | None = None  # what was lost before everything that is still here
         self._count = 0
         self.published = 0
         self.dropped = 0
@@ -81,7 +87,7 @@ class Mailbox:
             self._count = count = count + 1
             return count >= self._size
         self._put_into_full(event)
-        return True
+        return self._count >= self._size
 
     def put_marker(self, marker: Marker) -> None:
         """Takes in what is no event."""
@@ -92,13 +98,10 @@ class Mailbox:
         self.published += loss.count
         self.dropped += loss.count
         if self._wants_lagged:
-            self._queue.append(_Lag(loss, made=loss))
+            self._queue.append(_Lag(loss, loss.count, loss.first_seq, loss.last_seq))
 
     def take(self) -> Item | None:
         """Takes out what came first; None if nothing is there."""
-        if self._lag is not None:
-            lag, self._lag = self._lag, None
-            return self._lagged(lag)
         if self._kept:
             item = self._kept.popleft()
         elif self._queue:
@@ -113,7 +116,7 @@ class Mailbox:
 
     def take_some(self, most: int) -> list[Item]:
         """Takes out what comes first, up to a number of items; at least one if any is there."""
-        if self._lag is None and not self._kept and len(self._queue) <= most:
+        if not self._kept and len(self._queue) <= most:
             items = [*self._queue]
             if not any(isinstance(item, Marker) for item in items):
                 self._queue.clear()
@@ -132,10 +135,9 @@ class Mailbox:
 
     def take_event(self) -> Event | None:
         """Takes out what came first if it is an event, a `Lagged` included; else None."""
-        if self._lag is None:
-            source = self._kept or self._queue
-            if not source or (isinstance(source[0], Marker) and not isinstance(source[0], _Lag)):
-                return None
+        source = self._kept or self._queue
+        if not source or (isinstance(source[0], Marker) and not isinstance(source[0], _Lag)):
+            return None
         item = self.take()
         assert isinstance(item, Event)
         return item
@@ -147,7 +149,6 @@ class Mailbox:
         self._count = 0
         self._kept.clear()
         self._queue.clear()
-        self._lag = None
         return [marker for marker in markers if not isinstance(marker, _Lag)]
 
     @property
@@ -161,7 +162,7 @@ class Mailbox:
 
     def __bool__(self) -> bool:
         """Whether anything waits, markers included."""
-        return bool(self._queue or self._kept or self._lag)
+        return bool(self._queue or self._kept)
 
     def _put_into_full(self, event: Event) -> None:
         if isinstance(event, TrainEnd):
@@ -178,30 +179,33 @@ class Mailbox:
 
     def _evict_oldest(self, event: Event) -> bool:
         """Makes room at the front. False if it is the incoming event that gives way."""
-        queue = self._queue
+        queue, kept = self._queue, self._kept
         while queue and not _is_batch_level(queue[0]):
-            self._kept.append(queue.popleft())
+            kept.append(queue.popleft())
         if queue:
-            self._lose_before(queue.popleft())
+            self._count -= 1
+            self._lose_into(kept, queue.popleft())
             return True
         if event.batch_level:
-            self._lose_after(event)
+            self._lose_into(kept, event)
             return False
-        oldest = next((i for i, item in enumerate(self._kept) if _may_go(item)), None)
-        if oldest is not None:
-            self._lose_before(self._kept[oldest])
-            del self._kept[oldest]
+        for place, item in enumerate(kept):
+            if _may_go(item):
+                self._count -= 1
+                self._lose_at(kept, place, item)
+                break
         return True
 
     def _evict_newest(self, event: Event) -> bool:
         """Loses the incoming event, or the newest batch-level one if that isn't batch-level."""
+        queue = self._queue
         if not event.batch_level:
-            for place in range(len(self._queue) - 1, -1, -1):
-                if _is_batch_level(item := self._queue[place]):
+            for place in range(len(queue) - 1, -1, -1):
+                if _is_batch_level(item := queue[place]):
                     self._count -= 1
-                    self._lose_at(place, item)
+                    self._lose_at(queue, place, item)
                     return True
-        self._lose_after(event)
+        self._lose_into(queue, event)
         return False
 
     def _evict_for_latest(self, event: Event) -> None:
@@ -209,56 +213,55 @@ class Mailbox:
         keep: deque[Item] = deque()
         for item in self._queue:
             if _is_batch_level(item) or (not event.batch_level and _may_go(item)):
-                self._lose_before(item)
+                self._count -= 1
+                self._lose_into(keep, item)
+            elif isinstance(item, _Lag) and keep and isinstance(last := keep[-1], _Lag):
+                last.add(item)
             else:
                 keep.append(item)
         self._queue = keep
 
-    def _lose_before(self, item: Item) -> None:
-        assert isinstance(item, Event)
-        self.dropped += 1
-        self._count -= 1
-        if self._wants_lagged:
-            if self._lag is None:
-                self._lag = _Lag(item)
-            else:
-                self._lag.add(item)
-
-    def _lose_after(self, event: Event) -> None:
+    def _lose_into(self, items: deque[Item], lost: Item) -> None:
+        """Counts a loss whose place is the end of some items."""
+        assert isinstance(lost, Event)
         self.dropped += 1
         if self._wants_lagged:
-            last = self._queue[-1] if self._queue else None
+            last = items[-1] if items else None
             if isinstance(last, _Lag):
-                last.add(event)
+                last.add(_Lag.of(lost))
             else:
-                self._queue.append(_Lag(event))
+                items.append(_Lag.of(lost))
 
-    def _lose_at(self, place: int, item: Item) -> None:
-        assert isinstance(item, Event)
+    def _lose_at(self, items: deque[Item], place: int, lost: Item) -> None:
+        """Counts the loss of an item among others."""
+        assert isinstance(lost, Event)
         self.dropped += 1
         if not self._wants_lagged:
-            del self._queue[place]
+            del items[place]
             return
-        after = self._queue[place + 1] if place + 1 < len(self._queue) else None
-        if isinstance(after, _Lag):
-            after.add(item)
-            del self._queue[place]
-        else:
-            self._queue[place] = _Lag(item)
+        items[place] = _Lag.of(lost)
+        for first, second in ((place, place + 1), (place - 1, place)):
+            if first >= 0 and second < len(items):
+                one, other = items[first], items[second]
+                if isinstance(one, _Lag) and isinstance(other, _Lag):
+                    one.add(other)
+                    del items[second]
 
     def _lagged(self, lag: _Lag) -> Lagged:
-        if lag.made is not None:
-            return lag.made
-        last = lag.last
+        """Tells of a loss that came first, and of those that come right after it."""
+        while isinstance(more := (self._kept or self._queue or (None,))[0], _Lag):
+            lag.add(more)
+            (self._kept or self._queue).popleft()
+        like = lag.like
         return Lagged(
-            run=last.run,
-            time=last.time,
-            step=last.step,
-            epoch=last.epoch,
+            run=like.run,
+            time=like.time,
+            step=like.step,
+            epoch=like.epoch,
             subscriber=self._subscriber,
             count=lag.count,
-            first_seq=lag.first.seq,
-            last_seq=last.seq,
+            first_seq=lag.first_seq,
+            last_seq=lag.last_seq,
         )
 
 

@@ -102,7 +102,9 @@ class Options:
             not callable(self.where) or is_coroutine_function(self.where)
         ):
             raise InvalidArgumentError(
-                "where", self.where, "give a `def` function of the event: it runs where that is published"
+                "where",
+                self.where,
+                "give a `def` function of the event: it runs where that is published",
             )
         if not isinstance(self.batched, bool):
             raise InvalidArgumentError("batched", self.batched, "allowed are True, False")

@@ -66,9 +66,10 @@ def failed(
     with publisher.lock:
         if policy != "log" or not isinstance(error, Exception):
             subscription.cancel()
-        publisher.publish(
-            HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
-        )
+        if not isinstance(event, HandlerFailed):  # or one that fails at these would go on for ever
+            publisher.publish(
+                HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
+            )
         publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
     if policy == "stop":
         publisher.post(StopTraining(note), subscription.name)

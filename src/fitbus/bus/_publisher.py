@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, final
 
 from msgspec.structs import force_setattr
 
-from fitbus.bus._calls import Call
 from fitbus.bus._desk import ApplyControl, Desk
 from fitbus.bus._failures import Failures
 from fitbus.bus._policy import failed
@@ -18,7 +17,7 @@ from fitbus.bus._routes import Route, route_for
 from fitbus.bus._standing import Standstill
 from fitbus.bus._tail import Tail
 from fitbus.control import Control, Inbox, Receipt
-from fitbus.errors import RunCancelledError
+from fitbus.errors import InvalidArgumentError, RunCancelledError
 from fitbus.events import Event
 
 if TYPE_CHECKING:
@@ -112,14 +111,11 @@ class Publisher:
         with self.lock:
             if self.closed:
                 return
-            route = self._routes.get(type(event)) or self._resolve(type(event))
+            route = self._routes.get(type(event)) or self._resolve_for(event)
             event = self._stamp(event)
             self._deliver(event, route, errors)
-            for subscription, hook in route.on_loop:
-                logs = dict(getattr(event, "logs", ())) if hook.shares_logs else None
-                call = Call(event, hook, logs, lambda: None)
-                call.waited_for = False
-                subscription.put_marker(call)
+            if route.on_loop:
+                self.standstill.calls_on_loop(event, route.on_loop, errors, waited_for=False)
             self._deferred.extend((event, *handler) for handler in route.in_thread)
         for subscription, error in errors:
             self.fail(subscription, event, error)
@@ -160,10 +156,12 @@ class Publisher:
         with self.lock:
             if self.closed:
                 return logs
-            route = self._routes.get(type(event)) or self._resolve(type(event))
+            route = self._routes.get(type(event)) or self._resolve_for(event)
             event = self._stamp(event)
             self._deliver(event, route, errors)
-            calls = self.standstill.calls_on_loop(event, route.on_loop) if route.on_loop else []
+            calls = (
+                self.standstill.calls_on_loop(event, route.on_loop, errors) if route.on_loop else []
+            )
         for subscription, error in errors:
             self.fail(subscription, event, error)
         self.flush()
@@ -257,6 +255,7 @@ class Publisher:
         self.run_deferred()
         with self.lock:
             self.closed = True
+            self._deferred.clear()
         self.flush()
 
     def abandon(self) -> None:
@@ -274,6 +273,11 @@ class Publisher:
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""
         self.standstill.ring()
+
+    def _resolve_for(self, event: Event) -> Route:
+        if not isinstance(event, Event):
+            raise InvalidArgumentError("event", event, "give an event, such as EpochEnd()")
+        return self._resolve(type(event))
 
     def _resolve(self, kind: type[Event]) -> Route:
         with self.lock:
@@ -300,11 +304,15 @@ class Publisher:
         for subscription in route.mailboxes:
             try:
                 subscription.offer(event)
-            except Exception as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
+            except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
                 errors.append((subscription, error))
 
     def run_deferred(self, before: float = math.inf) -> None:
-        """Calls `def` handlers for what others published (`before` a `seq`). Training thread."""
+        """Calls `def` handlers for what others published (`before` a `seq`). Training thread.
+
+        What these publish in their turn is left for the next time, or they could go on for ever.
+        """
+        before = min(before, self._seq)
         while self._deferred and self._deferred[0][0].seq < before:
             event, subscription, hook = self._deferred.popleft()
             self._noticed += 1

@@ -103,17 +103,32 @@ class Standstill:
                 subscription.held_s += time.perf_counter() - started
 
     def calls_on_loop(
-        self, event: Event, handlers: Sequence[tuple[Subscription[Any], Hook]]
+        self,
+        event: Event,
+        handlers: Sequence[tuple[Subscription[Any], Hook]],
+        errors: list[tuple[Subscription[Any], BaseException]],
+        *,
+        waited_for: bool = True,
     ) -> list[tuple[Subscription[Any], Call]]:
-        """Lets the loop call handlers, together. The lock is held: no later event overtakes."""
-        self._bus.hosting.check_hosted(event)
+        """Lets the loop call handlers, together. The lock is held: no later event overtakes.
+
+        Predicates' errors go into `errors`.
+        """
+        if waited_for:
+            self._bus.hosting.check_hosted(event)
         calls: list[tuple[Subscription[Any], Call]] = []
         for subscription, hook in handlers:
-            if self._passes(subscription, event):
-                logs = dict(getattr(event, "logs", ())) if hook.shares_logs else None
-                call = Call(event, hook, logs, self.ring)
-                subscription.put_marker(call)
-                calls.append((subscription, call))
+            try:
+                if not subscription.filter.passes(event):
+                    continue
+            except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
+                errors.append((subscription, error))
+                continue
+            logs = dict(getattr(event, "logs", ())) if hook.shares_logs else None
+            call = Call(event, hook, logs, self.ring)
+            call.waited_for = waited_for
+            subscription.put_marker(call)
+            calls.append((subscription, call))
         return calls
 
     def await_calls(self, event: Event, calls: Sequence[tuple[Subscription[Any], Call]]) -> None:
@@ -123,9 +138,9 @@ class Standstill:
         held = time.perf_counter() - started
         for subscription, call in calls:
             subscription.held_s += held
-            if not call.done:
-                call.waited_for = False
-            elif call.error is not None:
+            if call.give_up():
+                continue
+            if call.error is not None:
                 self._publisher.fail(subscription, event, call.error)
             for control in call.result or ():
                 self._publisher.inbox.post(control, subscription.name)
@@ -135,16 +150,19 @@ class Standstill:
         self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
     ) -> None:
         """Calls a `def` handler in this thread, after what waits in its subscriber's mailbox."""
-        if subscription.ended or not self._passes(subscription, event):
+        if not self._passes(subscription, event):
             return
         turn = None
         if subscription.needs_worker:
             turn = Turn(self.ring)
             subscription.put_marker(turn)
             mine = turn
-            self.wait(lambda: mine.reached or self._given_up())
+            self.wait(lambda: mine.reached or self._late())
         try:
-            self._call(event, subscription, hook, logs)
+            if turn is None or turn.reached:
+                self._call(event, subscription, hook, logs)
+            else:  # its worker is still at something else, and calls never overlap
+                subscription.count_missed()
         finally:
             if turn is not None:
                 turn.release()
@@ -153,9 +171,13 @@ class Standstill:
         self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
     ) -> None:
         while not subscription.turn.acquire(timeout=_TICK_S):
-            if self._given_up():
+            if self._late():
+                subscription.count_missed()
                 return
             self._publisher.desk.serve()
+        if subscription.ended:  # while its turn was waited for
+            subscription.turn.release()
+            return
         mark = Standing(self._publisher.run, in_thread=True)
         token = standing.set(mark)
         self._acting.append((threading.get_ident(), subscription, event))
@@ -184,8 +206,9 @@ class Standstill:
         if subscription.ended:
             return False
         try:
-            return subscription.filter.passes(event)
-        except Exception as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
+            with self._publisher.lock:  # a filter counts, and may be shared by two runs
+                return subscription.filter.passes(event)
+        except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
             self._publisher.fail(subscription, event, error)
             return False
 
@@ -199,6 +222,7 @@ class Standstill:
         return self.cancelled or stops or publisher.failures.pending
 
     def _given_up(self) -> bool:
-        return self._bus.closed or (
-            self._deadline is not None and time.monotonic() > self._deadline
-        )
+        return self._bus.closed or self._late()
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline

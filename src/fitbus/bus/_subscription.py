@@ -105,8 +105,7 @@ class Subscription(Generic[E_co]):
             self.undelivered += len(self.mailbox)
             markers = self.mailbox.clear()
             self.give_up(markers)
-            self._bus.forget(self)
-            self._arm()
+            self._end()
         self._bus.wakeup.flush()
         self._bus.ring()
 
@@ -226,11 +225,9 @@ class Subscription(Generic[E_co]):
         """Counts what its worker took and won't handle; nobody is left waiting for a marker."""
         with self._lock:
             events = sum(isinstance(i, Event) and not isinstance(i, Lagged) for i in items)
-            calls = sum(isinstance(i, Call) for i in items)  # published, and lost
             self.mailbox.give_up(events)
-            self.mailbox.published += calls
-            self.mailbox.dropped += calls
-            self.undelivered += events + calls
+            self.undelivered += events
+            self.count_missed(sum(isinstance(i, Call) for i in items))
         for item in items:
             if isinstance(item, Call | Turn | Mark):
                 item.finish()
@@ -249,6 +246,13 @@ class Subscription(Generic[E_co]):
             self.mailbox.published += 1
             self.mailbox.taken += 1
 
+    def count_missed(self, calls: int = 1) -> None:
+        """Counts events that a waiting handler should have been called for, and wasn't."""
+        with self._lock:
+            self.mailbox.published += calls
+            self.mailbox.dropped += calls
+            self.undelivered += calls
+
     async def wait_for_change(self) -> None:
         """Waits in the loop until there may be something to take, or it ends."""
         if self.mailbox or self.ended:
@@ -266,9 +270,9 @@ class Subscription(Generic[E_co]):
         """Takes no more events; what it has is still handed out."""
         with self._lock:
             self.closing = True
-            self._bus.forget(self)
-            self._arm()
+            self._end()
         self._bus.wakeup.flush()
+        self._bus.ring()
 
     @property
     def crowded(self) -> bool:
@@ -284,6 +288,15 @@ class Subscription(Generic[E_co]):
         """What it got in the end."""
         with self._lock:
             return SubscriberReport.of(self)
+
+    def _end(self) -> None:
+        """Leaves the bus, and lets its worker or consumer know."""
+        is_in_use = self._bus.hosting.in_use
+        self._bus.forget(self)
+        if is_in_use:
+            self._arm()
+        else:
+            self._bus.wakeup.drop(self)
 
     def _arm(self) -> None:
         self._armed = True

@@ -81,8 +81,6 @@ class Subscribable(abc.ABC):
         given: HandlerOptions = {**declared_options, **options}
         hook, checked = Options.checked(handler, resolved, given)
         name = given.get("name", name_of(handler))
-        if not isinstance(name, str) or not name:
-            raise InvalidArgumentError("name", name, "give a text")
         return self.attach_subscription(resolved, checked, name=name, hook=hook)
 
     def on(self, *kinds: type[Event], **options: Unpack[HandlerOptions]) -> Callable[[H], H]:
@@ -94,7 +92,7 @@ class Subscribable(abc.ABC):
         ... async def report(event: fitbus.EpochEnd) -> None: ...
         """
         for kind in kinds:
-            check_event_type("event types", kind)
+            check_event_type("kinds", kind)
 
         def subscribe(handler: H) -> H:
             self.add(handler, *kinds, **options)
@@ -208,6 +206,17 @@ class Subscribable(abc.ABC):
     @overload
     async def wait_for(
         self,
+        kind: type[A],
+        kind2: type[B],
+        kind3: type[C],
+        /,
+        *,
+        where: Callable[[A | B | C], object] | None = ...,
+        timeout: float | None = ...,
+    ) -> A | B | C: ...
+    @overload
+    async def wait_for(
+        self,
         *kinds: type[Event],
         where: Callable[[Any], object] | None = ...,
         timeout: float | None = ...,
@@ -232,14 +241,25 @@ class Subscribable(abc.ABC):
                 still.
         """
         self.check_not_standing("wait_for")
-        stream = self.subscribe(*kinds, where=where, buffer_size=1, overflow="drop_newest")
-        if timeout is not None:
-            Options(timeout=timeout)
+        Options(where=where, timeout=timeout)
+        found = False
+
+        def is_first(event: Event) -> bool:
+            """Lets one event in: the next one, whatever comes before it is looked at."""
+            nonlocal found
+            if found:
+                return False
+            found = where is None or bool(where(event))
+            return found
+
+        stream = self.subscribe(*kinds, where=is_first, buffer_size=1)
         async with stream:
-            with anyio.fail_after(timeout):
+            with anyio.move_on_after(timeout) as scope:
                 async for event in stream:
                     return event
         names = " or ".join(kind.__name__ for kind in kinds)
+        if timeout is not None and scope.cancelled_caught:
+            raise TimeoutError(f"no matching {names} came within {timeout:g} s (timeout)")
         raise RunEndedError(self.ended_id(), f"a matching {names} came")
 
     def check_not_standing(self, what: str) -> None:

@@ -41,6 +41,10 @@ class Wakeup:
         self._armed = False
         self.flush()
 
+    def drop(self, subscription: Subscription[Any]) -> None:
+        """Forgets one that nobody waits for. The lock is held."""
+        self.ready = [other for other in self.ready if other is not subscription]
+
     def flush(self) -> None:
         """Tells the loop, if there is something to tell and it hasn't been told. Any thread."""
         if self.ready and not self._armed and self.loop is not None:

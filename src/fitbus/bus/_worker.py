@@ -70,7 +70,7 @@ async def work(subscription: Subscription[Any], bus: Bus) -> None:
 
 
 async def _loop(subscription: Subscription[Any], bus: Bus) -> None:
-    while not subscription.ended:
+    while not subscription.ended and not bus.hosting.hands_over(subscription):
         items = subscription.take_some()
         if items:
             await _handle_items(subscription, bus, items)

@@ -110,9 +110,9 @@ class Progress:
     async def look(self, event: AnyBatchEnd) -> None:
         """Looks at a batch."""
         with self._lock:
-            if self._trained is not None or (self.kind == "fit" and event.epoch != self._epoch):
-                return  # it comes late
             self._logs = getattr(event, "logs", {})
+            if self._trained is not None or (self.kind == "fit" and event.epoch != self._epoch):
+                return  # too late to count
             self._to = (event.time - self._paused_s, event.batch + 1)
             if self._from is None:
                 self._from = self._to
@@ -137,7 +137,7 @@ class Progress:
             elif self.validating:
                 doing = "validating"
             else:
-                doing = speed(self._speed_now()) or "waiting for the first batch"
+                doing = speed(self._speed_now()) if done else "waiting for the first batch"
             rows: list[Row] = []
             if self.epochs > 1:
                 part = 0.0 if steps is None else done / steps
@@ -197,4 +197,4 @@ def speed(steps: float | None, unit: str = "step") -> str:
         return ""
     if steps < 1:
         return f"{1 / steps:.1f} s/{unit}"
-    return f"{steps:,.0f} {unit}s/s" if steps >= 100 else f"{steps:.1f} {unit}s/s"  # noqa: PLR2004  # three digits
+    return f"{steps:,.0f} {unit}s/s" if steps >= 100 else f"{steps:.1f} {unit}s/s"  # three digits

@@ -121,7 +121,7 @@ class ProgressBar(Callback):
             where=progress.is_due,
             wait=False,
             overflow="latest",
-            name=f"ProgressBar, {batches.__name__}",
+            name="ProgressBar batches",
         )
         self._display = Display(self._console, self._view)
 

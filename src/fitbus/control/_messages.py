@@ -95,6 +95,9 @@ class StopEpoch(Control):
 class SetLearningRate(Control):
     """Sets the learning rate in the optimizer's state. Never recompiles the step.
 
+    With several optimizers it sets each `learning_rate` that it finds; give them hyperparameters of
+    different names, and use `SetHyperparameter`, to steer one of them.
+
     Args:
         value: The new learning rate: finite, at least 0.
 

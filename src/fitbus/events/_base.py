@@ -21,6 +21,9 @@ class Event(msgspec.Struct, metaclass=KeywordMessageMeta, frozen=True, kw_only=T
     >>> SampleDrawn(path="epoch-3.png").path
     'epoch-3.png'
 
+    Its tag, under which the codec knows it, is its module and name. In a script that is `__main__`,
+    which another process can't tell: give it one there, `class SampleDrawn(Event, tag="sample")`.
+
     Attributes:
         run: Id of the run.
         seq: Place in the run's one total order: from 0, without gaps. -1 before it is published.

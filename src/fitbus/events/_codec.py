@@ -29,7 +29,8 @@ class Codec:
     """Turns events and controls into JSON or MessagePack, and back.
 
     Both forms are a map with the type's tag under `"type"`. In JSON, NaN and the infinities are the
-    strings `"NaN"`, `"Infinity"` and `"-Infinity"`. An event of an unknown tag decodes to an
+    strings `"NaN"`, `"Infinity"` and `"-Infinity"`, which come back as numbers where a field's type
+    says so, and in `ControlApplied.result`. An event of an unknown tag decodes to an
     `UnknownEvent`. `PredictBatchEnd.outputs` is left out; `UpdateState` can't be encoded.
 
     >>> from fitbus.control import SetLearningRate
@@ -44,14 +45,14 @@ class Codec:
         InvalidArgumentError: A type is neither, or two types have one tag.
     """
 
-    def __init__(self, *user_types: type[Event] | type[Control]) -> None:
+    def __init__(self, *user_types: type[Event | Control]) -> None:
         built_in = [
             kind
             for module in (_lifecycle, _notices, _control)
             for kind in (getattr(module, name) for name in module.__all__)
             if isinstance(kind, type) and issubclass(kind, Event | Control)
         ]
-        self._types: dict[str, type[Event] | type[Control]] = {}
+        self._types: dict[str, type[Event | Control]] = {}
         for kind in (Event, *built_in, *user_types):
             if not (isinstance(kind, type) and issubclass(kind, Event | Control)):
                 raise InvalidArgumentError(
@@ -104,12 +105,16 @@ class Codec:
         if kind is None:
             del values["type"]
             envelope = {key: values.pop(key) for key in _ENVELOPE if key in values}
-            return UnknownEvent(**envelope, tag=tag, fields=values)
+            return msgspec.convert(
+                {**envelope, "tag": tag, "fields": values}, UnknownEvent, strict=strict
+            )
         if not issubclass(kind, ControlApplied | ControlRejected):
             return msgspec.convert(values, kind, strict=strict)
-        control = self._typed(values["control"], strict=strict)
+        control = self._typed(values.get("control"), strict=strict)
         if isinstance(control, UnknownEvent):
             control = UnknownControl(control.tag, control.fields)
+        elif not isinstance(control, Control):
+            raise msgspec.ValidationError(f"expected a control under 'control' of a {tag}")
         values["control"] = {
             "type": tag_of(Control)
         }  # keeps the place: any subclass may stand there

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 
 import msgspec
 
-from fitbus._checks import plain_logs, set_whole
+from fitbus._checks import check_text, plain_logs, set_whole
 from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events._base import Event
 
@@ -107,6 +107,7 @@ class TrainEnd(_Logs):
         plain_logs(self, "logs")
         if self.reason not in get_args(EndReason):
             raise InvalidArgumentError("TrainEnd.reason", self.reason, one_of(get_args(EndReason)))
+        check_text(self, "detail", "source")
 
 
 @final

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from fitbus._checks import plain_result, set_field
+from fitbus._checks import check_text, plain_result, set_field, set_whole
 from fitbus.control import Control
+from fitbus.errors import InvalidArgumentError
 from fitbus.events._base import Event
 
 __all__ = [
@@ -36,6 +37,7 @@ class ControlApplied(Event):
     result: Any = None
 
     def __post_init__(self) -> None:
+        _check_acknowledgement(self)
         set_field(self, "result", plain_result(self.result))
 
 
@@ -55,6 +57,10 @@ class ControlRejected(Event):
     source: str
     why: str
 
+    def __post_init__(self) -> None:
+        _check_acknowledgement(self)
+        check_text(self, "why")
+
 
 @final
 class RunPaused(Event):
@@ -66,6 +72,9 @@ class RunPaused(Event):
 
     source: str = ""
 
+    def __post_init__(self) -> None:
+        check_text(self, "source")
+
 
 @final
 class RunResumed(Event):
@@ -76,6 +85,9 @@ class RunResumed(Event):
     """
 
     source: str = ""
+
+    def __post_init__(self) -> None:
+        check_text(self, "source")
 
 
 @final
@@ -89,6 +101,9 @@ class CheckpointSaved(Event):
 
     path: str
     tag: str = ""
+
+    def __post_init__(self) -> None:
+        check_text(self, "path", "tag")
 
 
 @final
@@ -104,6 +119,10 @@ class HandlerFailed(Event):
     subscriber: str
     error: str
     event_seq: int
+
+    def __post_init__(self) -> None:
+        check_text(self, "subscriber", "error")
+        set_whole(self, "event_seq", least=-1)
 
 
 @final
@@ -121,3 +140,18 @@ class Lagged(Event):
     count: int
     first_seq: int
     last_seq: int
+
+    def __post_init__(self) -> None:
+        check_text(self, "subscriber")
+        set_whole(self, "count", least=1)
+        set_whole(self, "first_seq")
+        set_whole(self, "last_seq")
+
+
+def _check_acknowledgement(event: ControlApplied | ControlRejected) -> None:
+    set_whole(event, "id", least=-1)  # as with `seq`: -1 is no number yet
+    if not isinstance(event.control, Control):
+        raise InvalidArgumentError(
+            f"{type(event).__name__}.control", event.control, "give a Control"
+        )
+    check_text(event, "source")

@@ -19,6 +19,7 @@ from fitbus.train._weights import check_weight
 __all__ = [
     "FIT_OPTIONS",
     "FitArguments",
+    "FitOptions",
     "RunOptions",
     "checked_flags",
     "flattened",
@@ -28,8 +29,8 @@ __all__ = [
 ]
 
 
-class RunOptions(TypedDict, total=False):
-    """The keyword arguments of `Trainer.run`: those of `Trainer.fit`, and the run's id."""
+class FitOptions(TypedDict, total=False):
+    """The keyword arguments of `Trainer.fit`."""
 
     batch_size: int
     epochs: int
@@ -47,10 +48,15 @@ class RunOptions(TypedDict, total=False):
     steps_per_execution: int
     grace_s: float
     drain_s: float
+
+
+class RunOptions(FitOptions, total=False):
+    """The keyword arguments of `Trainer.run`: those of `Trainer.fit`, and the run's id."""
+
     run_id: str | None
 
 
-FIT_OPTIONS = frozenset(RunOptions.__annotations__) - {"run_id"}
+FIT_OPTIONS = frozenset(FitOptions.__annotations__)
 
 
 @final

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, final
 
 import jax
@@ -141,7 +142,10 @@ class IterableSource(Source):
         self._class_weight = class_weight
         self._size: int | None = None
         self._ones = np.ones(0, np.float32)
-        self.steps = len(data) if isinstance(data, list) else None
+        self.steps = None
+        if isinstance(data, Sized):
+            with contextlib.suppress(TypeError):  # a loader may find that it can't tell
+                self.steps = len(data)
         self.may_block = not isinstance(data, list)
         self.restarts = not isinstance(data, Iterator | AsyncIterator)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, Unpack, final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from fitbus.control import Receipt, StopTraining
 from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.train._arguments import RunOptions
 from fitbus.train._history import History
 from fitbus.train._run import Run
 from fitbus.train._trainer import Trainer
@@ -61,14 +62,16 @@ class Runs(Mapping[str, Run[History]]):
         if self._interrupt is not None:
             raise self._interrupt
 
-    def start(self, trainer: Trainer, x: Any, y: Any = None, **arguments: Any) -> Run[History]:
+    def start(
+        self, trainer: Trainer, x: Any, y: Any = None, **options: Unpack[RunOptions]
+    ) -> Run[History]:
         """Starts a run in the background.
 
         Args:
             trainer: Its trainer; one run at a time.
             x: As in `Trainer.run`.
             y: As in `Trainer.run`.
-            arguments: As in `Trainer.run`. `run_id` is a random one unless given.
+            options: As in `Trainer.run`. `run_id` is a random one unless given.
 
         Returns:
             The handle; it is pending until the event loop gets to it.
@@ -79,10 +82,11 @@ class Runs(Mapping[str, Run[History]]):
         """
         if self._tasks is None:
             raise FitbusError("enter it first: `async with fitbus.Runs() as runs:`")
-        run_id = arguments.pop("run_id", None) or uuid.uuid4().hex[:12]
+        run_id = options.get("run_id") or uuid.uuid4().hex[:12]
         if run_id in self._runs:
             raise InvalidArgumentError("run_id", run_id, "a run has this id; choose another")
-        run = trainer.run(x, y, **arguments, run_id=run_id)
+        options["run_id"] = run_id
+        run = trainer.run(x, y, **options)
         self._runs[run.id] = run
         self._tasks.start_soon(self._drive, run, self._tasks, name=f"fitbus {run.id}")
         return run

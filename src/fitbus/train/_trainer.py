@@ -16,6 +16,7 @@ from fitbus.errors import (
 from fitbus.train._arguments import (
     FIT_OPTIONS,
     FitArguments,
+    FitOptions,
     RunOptions,
     checked_flags,
     flattened,
@@ -154,7 +155,7 @@ class Trainer:
             BaseException: What a step, the data or a handler raised, as itself.
             ThreadStuckError: The training thread did not end within `grace_s`.
         """
-        options = {name: value for name, value in locals().items() if name in FIT_OPTIONS}
+        options: Any = {name: value for name, value in locals().items() if name in FIT_OPTIONS}
         async with self.run(x, y, **options) as run:
             return await run.wait()
 
@@ -246,7 +247,7 @@ class Trainer:
         async with run:
             return await run.wait()
 
-    def fit_sync(self, x: Any, y: Any = None, **arguments: Any) -> History:
+    def fit_sync(self, x: Any, y: Any = None, **options: Unpack[FitOptions]) -> History:
         """`fit` for scripts, in an event loop of its own (asyncio).
 
         Raises:
@@ -258,7 +259,7 @@ class Trainer:
             )
 
         async def main() -> History:
-            return await self.fit(x, y, **arguments)
+            return await self.fit(x, y, **options)
 
         return anyio.run(main)
 
