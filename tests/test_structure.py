@@ -50,12 +50,12 @@ EXCEPTIONS = {
     ("fitbus", "fitbus.train", "types"): "loaded by `__getattr__` when it is asked for",
     ("fitbus.callbacks._callback", "fitbus.train", "types"): "what `run` and `model` are",
     ("fitbus.callbacks._progress_bar", "fitbus.train", "types"): "what it is attached to",
-    ("fitbus.train._trainer", "fitbus", "lazily"): "`verbose=1`: the door finds the progress bar",
+    ("fitbus.train._attaching", "fitbus", "lazily"): "`verbose=1`: the door finds the progress bar",
 }
 
 # What is heavy or optional, and where it may be imported: at the top, or in functions only.
 COMPUTES = {"train", "testing", "examples"}
-HEAVY = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
+HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
 OPTIONAL = {"matplotlib", "rich", "sklearn", "sniffio", "trio"}
 OPTIONAL_AT_TOP = {
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily

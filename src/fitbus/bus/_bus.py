@@ -12,12 +12,12 @@ import anyio
 from fitbus.bus._draining import drained, finish
 from fitbus.bus._host import Host
 from fitbus.bus._hosting import Hosting
+from fitbus.bus._live_runs import LiveRuns
 from fitbus.bus._options import Hook, Options
 from fitbus.bus._publisher import ApplyControl, Publisher
 from fitbus.bus._statistics import BusStatistics, DeliveryReport
 from fitbus.bus._subscription import Subscription
 from fitbus.bus._surface import Subscribable
-from fitbus.bus._tail import Tail
 from fitbus.bus._wakeup import Wakeup
 from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError
 from fitbus.events import Event
@@ -63,14 +63,11 @@ class Bus(Subscribable):
         self.subscriptions: tuple[Subscription[Any], ...] = ()
         self.published = 0
         self.crowded = False  # some lossless mailbox may be full
-        self.holding: set[Publisher] = set()  # those that stand still for room
         self.closed = False
-        self._publishers: dict[str, Publisher] = {}
-        self._latest: tuple[str, Tail] | None = None
+        self.runs = LiveRuns(self.lock)
         self.hosting = Hosting(self)
         self._own_host: Host | None = None
         self._orders = 0
-        self._runs = 0
         self._report: DeliveryReport | None = None
 
     async def __aenter__(self) -> Self:
@@ -121,9 +118,7 @@ class Bus(Subscribable):
         if self._report is None:
             with self.lock:
                 self.closed = True
-                publishers = tuple(self._publishers.values())
-            for publisher in publishers:
-                publisher.ring()
+            self.runs.ring()
             report = await self.drain(None, drain_s)
             for subscription in self.subscriptions:
                 finish(subscription)
@@ -139,8 +134,7 @@ class Bus(Subscribable):
         """
         with self.lock:
             found = [s for s in self.subscriptions if run is None or s.run in (None, run)]
-            publishers = [p for p in self._publishers.values() if run in (None, p.run)]
-        return await drained(self, found, publishers, drain_s)
+        return await drained(self, found, self.runs.of(run), drain_s)
 
     def finish_run(self, run: str, *, drained: bool = True) -> None:
         """Ends the subscriptions of a run, and forgets its publisher.
@@ -155,8 +149,7 @@ class Bus(Subscribable):
                     finish(subscription)
                 else:
                     subscription.close()
-        with self.lock:
-            self._publishers.pop(run, None)
+        self.runs.forget(run)
 
     def statistics(self) -> BusStatistics:
         """Its counters at this moment. Any thread."""
@@ -217,14 +210,9 @@ class Bus(Subscribable):
             except BaseException:
                 self.hosting.exit_loop()
                 raise
-            if stream.after is None or self._latest is None:
+            if stream.after is None or (kept := self.runs.tail(stream.run)) is None:
                 return
-            run, tail = self._latest
-            if stream.run not in (None, run):
-                publisher = self._publishers.get(stream.run)
-                if publisher is None:
-                    return
-                run, tail = publisher.run, publisher.tail
+            tail, run = kept
             try:
                 tail.replay(stream, stream.after, run)
             except BaseException as error:  # noqa: BLE001  # its predicate's, for its consumer
@@ -237,54 +225,22 @@ class Bus(Subscribable):
             subscription.order = self._orders
             self._orders += 1
             self.subscriptions = (*self.subscriptions, subscription)
-            self._reroute()
+            self.runs.reroute()
 
     def forget(self, subscription: Subscription[Any]) -> None:
         """Drops a subscription that has ended. The lock is held."""
         if subscription not in self.subscriptions:
             return
         self.subscriptions = tuple(s for s in self.subscriptions if s is not subscription)
-        self._reroute()
+        self.runs.reroute()
         if subscription.is_stream:
             self.hosting.exit_loop()
         if not self.hosting.hosts_subscription(subscription):
-            self.retire(subscription)
-
-    def retire(self, subscription: Subscription[Any]) -> None:
-        """Keeps the report of one that has ended, for the runs that it saw. Any thread."""
-        with self.lock:
-            publishers = tuple(self._publishers.values())
-        for publisher in publishers:
-            if subscription.run in (None, publisher.run):
-                publisher.retired.append((subscription.order, subscription.report()))
-
-    def _reroute(self) -> None:
-        for publisher in self._publishers.values():
-            publisher.reroute()
-
-    def new_run_id(self, kind: str) -> str:
-        """A run id that this bus has not used: the same one in every run of a program."""
-        with self.lock:
-            self._runs += 1
-            return f"{kind}-{self._runs}"
-
-    def attach(self, publisher: Publisher) -> None:
-        """Takes in a new run's publisher."""
-        with self.lock:
-            if publisher.run in self._publishers:
-                raise InvalidArgumentError(
-                    "run", publisher.run, "a run of this id is live on the bus; choose another"
-                )
-            self._publishers[publisher.run] = publisher
-            self._latest = publisher.run, publisher.tail
-
-    def is_live(self, run: str) -> bool:
-        """Whether a run of this id publishes here at present. Any thread."""
-        return run in self._publishers
+            self.runs.retire(subscription.run, subscription.order, subscription.report())
 
     def publisher_of(self, event: Event) -> Publisher | None:
         """The publisher of an event's run; None if the run has ended."""
-        return self._publishers.get(event.run)
+        return self.runs.get(event.run)
 
     def crowded_by(self, run: str) -> list[Subscription[Any]]:
         """The lossless subscribers of a run that have no room."""
@@ -293,25 +249,9 @@ class Bus(Subscribable):
             self.crowded = bool(crowded)
             return [s for s in crowded if s.run in (None, run)]
 
-    def hold(self, publisher: Publisher) -> None:
-        """Notes that a thread stands still for room."""
-        with self.lock:
-            self.holding.add(publisher)
-
-    def release(self, publisher: Publisher) -> None:
-        """Notes that it goes on."""
-        with self.lock:
-            self.holding.discard(publisher)
-
-    def ring(self) -> None:
-        """Lets all threads that stand still look again."""
-        for publisher in tuple(self._publishers.values()):
-            publisher.ring()
-
     def __repr__(self) -> str:
         """Shows its subscribers and runs."""
         state = "closed" if self.closed else "hosted" if self.hosting.hosts else "not hosted"
         return (
-            f"<Bus: {state}, {len(self.subscriptions)} subscriptions,"
-            f" {len(self._publishers)} live runs>"
+            f"<Bus: {state}, {len(self.subscriptions)} subscriptions, {len(self.runs)} live runs>"
         )

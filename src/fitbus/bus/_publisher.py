@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, final
 
 from msgspec.structs import force_setattr
 
+from fitbus.bus._deferred import Deferred
 from fitbus.bus._desk import ApplyControl, Desk
 from fitbus.bus._failures import Failures
 from fitbus.bus._policy import failed
-from fitbus.bus._routes import Route, route_for
+from fitbus.bus._routes import Route, Routes
 from fitbus.bus._standing import Standstill
 from fitbus.bus._tail import Tail
 from fitbus.control import Control, Inbox, Receipt
-from fitbus.errors import InvalidArgumentError, RunCancelledError
+from fitbus.errors import RunCancelledError
 from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
-    from fitbus.bus._options import Hook
     from fitbus.bus._statistics import SubscriberReport
     from fitbus.bus._subscription import Subscription
 
@@ -75,12 +74,12 @@ class Publisher:
         flush_s: float = 0.0,
         inbox: Inbox | None = None,
     ) -> None:
-        self.run = bus.new_run_id("run") if run is None else run
+        self.run = bus.runs.new_id("run") if run is None else run
         self.step = 0
         self.epoch = 0
         self.inbox = Inbox() if inbox is None else inbox
         self.inbox.on_post = self.ring
-        self.inbox.may_wait = self._may_wait
+        self.inbox.may_wait = lambda: not self._served_here()
         self.on_standstill: Callable[[], object] = lambda: None
         self.tail = Tail(bus.tail_size)
         self.failures = Failures()
@@ -93,12 +92,10 @@ class Publisher:
         self._flush_s = flush_s
         self._flushed = 0.0
         self._seq = 0
-        self._routes: dict[type[Event], Route] = {}
-        # Events for `def` handlers that another thread published: called at the next boundary.
-        self._deferred: deque[tuple[Event, Subscription[Any], Hook]] = deque()
-        self._noticed = 0  # how many notices are being handled: their controls wait
+        self._routes = Routes(bus, self.run)
+        self._deferred = Deferred()
         self.standstill = Standstill(self, bus)
-        bus.attach(self)
+        bus.runs.attach(self)
 
     def publish(self, event: Event) -> None:
         """Stamps an event and puts it into the mailboxes. Any thread; never blocks.
@@ -111,12 +108,13 @@ class Publisher:
         with self.lock:
             if self.closed:
                 return
-            route = self._routes.get(type(event)) or self._resolve_for(event)
+            route = self._routes.of_event(event)
             event = self._stamp(event)
             self._deliver(event, route, errors)
             if route.on_loop:
                 self.standstill.calls_on_loop(event, route.on_loop, errors, waited_for=False)
-            self._deferred.extend((event, *handler) for handler in route.in_thread)
+            if route.in_thread:
+                self._deferred.add(event, route.in_thread)
         for subscription, error in errors:
             self.fail(subscription, event, error)
         if not 0.0 <= event.time - self._flushed < self._flush_s:
@@ -133,12 +131,11 @@ class Publisher:
 
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody is subscribed to a type, or to a base of it."""
-        return any(self._routes.get(kind) or self._resolve(kind))
+        return any(self._routes.of(kind))
 
     def waits(self, kind: type[Event]) -> bool:
         """Whether training has to wait for a handler of a type."""
-        route = self._routes.get(kind) or self._resolve(kind)
-        return bool(route.on_loop or route.in_thread)
+        return self._routes.of(kind).waiting
 
     def barrier(self, event: Event) -> dict[str, float]:
         """Publishes, and returns when all waiting handlers of the event have finished.
@@ -156,7 +153,7 @@ class Publisher:
         with self.lock:
             if self.closed:
                 return logs
-            route = self._routes.get(type(event)) or self._resolve_for(event)
+            route = self._routes.of_event(event)
             event = self._stamp(event)
             self._deliver(event, route, errors)
             calls = (
@@ -185,17 +182,15 @@ class Publisher:
         From a `def` handler in the training thread it is applied on the spot, if there is `apply`.
         """
         receipt = self.inbox.post(control, source)
-        if self.standstill.may_act_here() and not self._noticed:
-            self.desk.serve()
+        self._served_here()
         return receipt
 
-    def _may_wait(self) -> bool:
-        """Whether the caller isn't the training thread; that applies what it can first."""
-        if not self.standstill.may_act_here():
-            return True
-        if not self._noticed:
+    def _served_here(self) -> bool:
+        """Whether the caller is the training thread; that applies what it can."""
+        is_here = self.standstill.may_act_here()
+        if is_here and not self._deferred.calling:
             self.desk.serve()
-        return False
+        return is_here
 
     def boundary(self) -> Iterator[Control]:
         """Where training may be held, stopped and steered: call it between two steps.
@@ -210,8 +205,7 @@ class Publisher:
         Raises:
             RunCancelledError: The run was cancelled.
         """
-        if self._deferred:
-            self.run_deferred()
+        self.run_deferred()
         self.failures.check()
         if self.standstill.cancelled:
             raise RunCancelledError(f"run {self.run!r} was cancelled")
@@ -268,22 +262,11 @@ class Publisher:
 
     def reroute(self) -> None:
         """Forgets who gets what. The lock is held."""
-        self._routes = {}
+        self._routes.forget()
 
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""
         self.standstill.ring()
-
-    def _resolve_for(self, event: Event) -> Route:
-        if not isinstance(event, Event):
-            raise InvalidArgumentError("event", event, "give an event, such as EpochEnd()")
-        return self._resolve(type(event))
-
-    def _resolve(self, kind: type[Event]) -> Route:
-        with self.lock:
-            route = route_for(kind, self.run, self._bus.subscriptions)
-            self._routes[kind] = route
-            return route
 
     def _stamp(self, event: Event) -> Event:
         if event.seq != -1:
@@ -312,13 +295,5 @@ class Publisher:
 
         What these publish in their turn is left for the next time, or they could go on for ever.
         """
-        before = min(before, self._seq)
-        while self._deferred and self._deferred[0][0].seq < before:
-            event, subscription, hook = self._deferred.popleft()
-            self._noticed += 1
-            try:
-                self.standstill.call_here(
-                    event, subscription, hook, dict(getattr(event, "logs", ()))
-                )
-            finally:
-                self._noticed -= 1
+        if self._deferred:
+            self._deferred.call(self.standstill, min(before, self._seq))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from fitbus.bus._options import Hook
 from fitbus.bus._subscription import Subscription
+from fitbus.errors import InvalidArgumentError
 from fitbus.events import Event
 
-__all__ = ["Route", "route_for"]
+if TYPE_CHECKING:
+    from fitbus.bus._bus import Bus
+
+__all__ = ["Route", "Routes"]
 
 
 class Route(NamedTuple):
@@ -25,7 +29,39 @@ class Route(NamedTuple):
         return bool(self.on_loop or self.in_thread)
 
 
-def route_for(kind: type[Event], run: str, subscriptions: Iterable[Subscription[Any]]) -> Route:
+@final
+class Routes:
+    """Who gets what in one run; found out once a type, and again when subscribers change."""
+
+    def __init__(self, bus: Bus, run: str) -> None:
+        self._bus = bus
+        self._run = run
+        self._found: dict[type[Event], Route] = {}
+
+    def of(self, kind: type[Event]) -> Route:
+        """The subscribers to a type. Any thread."""
+        return self._found.get(kind) or self._find(kind)
+
+    def of_event(self, event: Event) -> Route:
+        """The subscribers to an event, if it is one. Any thread."""
+        route = self._found.get(type(event))
+        if route is None:
+            if not isinstance(event, Event):
+                raise InvalidArgumentError("event", event, "give an event, such as EpochEnd()")
+            route = self._find(type(event))
+        return route
+
+    def forget(self) -> None:
+        """Finds them out anew from here on. The lock is held."""
+        self._found = {}
+
+    def _find(self, kind: type[Event]) -> Route:
+        with self._bus.lock:
+            route = self._found[kind] = _route(kind, self._run, self._bus.subscriptions)
+            return route
+
+
+def _route(kind: type[Event], run: str, subscriptions: Iterable[Subscription[Any]]) -> Route:
     """Sorts the subscribers that match."""
     mailboxes: list[Subscription[Any]] = []
     on_loop: list[tuple[Subscription[Any], Hook]] = []

@@ -94,11 +94,11 @@ class Standstill:
                     subscription.name,
                     subscription.options.buffer_size,
                 )
-        self._bus.hold(self._publisher)
+        self._bus.runs.hold(self._publisher)
         try:
             self.wait(lambda: self._goes_on() or not self._crowded())
         finally:
-            self._bus.release(self._publisher)
+            self._bus.runs.release(self._publisher)
             for subscription in slow:
                 subscription.held_s += time.perf_counter() - started
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 import anyio
 import anyio.lowlevel
 
-from fitbus.bus._calls import Call, Mark, Turn
-from fitbus.bus._filter import Filter
-from fitbus.bus._mailbox import Item, Mailbox
+from fitbus.bus._intake import Intake
 from fitbus.bus._options import Hook, Options
 from fitbus.bus._statistics import SubscriberReport, SubscriptionStatistics
 from fitbus.errors import FitbusError
@@ -26,11 +24,10 @@ __all__ = ["Subscription"]
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 _YIELD_AFTER = 64  # events in a row, after which a busy stream lets other tasks run
-_TOGETHER = 64  # events that a worker takes at once
 
 
 @final
-class Subscription(Generic[E_co]):
+class Subscription(Intake, Generic[E_co]):
     """What `Bus.add` and `Bus.subscribe` return: a handler's subscription, or a stream to pull.
 
     A stream holds events only while it is open in a `with`; events come in `seq` order within a
@@ -60,6 +57,14 @@ class Subscription(Generic[E_co]):
         name: str,
         after: int | None = None,
     ) -> None:
+        own = [hook] if hook else [*(hooks or {}).values()]
+        super().__init__(
+            bus,
+            name,
+            options,
+            wants_lagged=any(issubclass(Lagged, kind) for kind in kinds),
+            one_by_one=options.batched or any(not h.is_async and not h.wait for h in own),
+        )
         self.name = name
         self.after = after
         self.order = -1  # its place among all subscribers, set when it is attached
@@ -67,34 +72,14 @@ class Subscription(Generic[E_co]):
         self.run = run
         self.options = options
         self.is_stream = hook is None and hooks is None
-        self._bus = bus
         self._hook = hook
         self._hooks = hooks or {}
-        self._lock: Any = bus.lock
-        self.filter = Filter(options)
-        self._blocks = options.overflow == "block"
-        own = [hook] if hook else [*self._hooks.values()]
-        self._helps = options.batched or any(not h.is_async and not h.wait for h in own)
-        self.mailbox = Mailbox(
-            name,
-            options.buffer_size,
-            options.overflow,
-            wants_lagged=any(issubclass(Lagged, kind) for kind in kinds),
-        )
-        self._armed = False  # in the ready list, or its worker is at it
-        self._changed: anyio.Event | None = None
+        # Whether a task calls it; else only the training thread does.
+        self.needs_worker = any(h.is_async or not h.wait for h in own)
         self._failure: BaseException | None = None  # raised by a stream's own predicate
         self._opened = not self.is_stream
-        self.closing = False  # takes no more events, hands out those it has
-        self.ended = False
         self.scope: anyio.CancelScope | None = None  # the worker's, while there is one
         self.turn: Any = threading.RLock()  # one `def` call at a time, over all runs
-        self.delivered = 0
-        self.errors = 0
-        self.undelivered = 0
-        self.unyielded = 0  # events handled since its worker last let others run
-        self.seconds = 0.0
-        self.held_s = 0.0
 
     def cancel(self) -> None:
         """Ends it: nothing but what is in flight is delivered any more. Idempotent, any thread."""
@@ -107,7 +92,7 @@ class Subscription(Generic[E_co]):
             self.give_up(markers)
             self._end()
         self._bus.wakeup.flush()
-        self._bus.ring()
+        self._runs.ring()
 
     def statistics(self) -> SubscriptionStatistics:
         """Its counters at this moment; they add up. Any thread."""
@@ -173,111 +158,13 @@ class Subscription(Generic[E_co]):
             return False
         return kind in self._hooks if self._hooks else issubclass(kind, self.kinds)
 
-    @property
-    def needs_worker(self) -> bool:
-        """Whether a task calls it; else only the training thread does."""
-        hooks = [self._hook] if self._hook else [*self._hooks.values()]
-        return any(hook.is_async or not hook.wait for hook in hooks)
-
-    def offer(self, event: Event) -> None:
-        """Takes an event in, unless a filter holds it back. The lock is held."""
-        if self.filter.active and not self.filter.passes(event):
-            return
-        if self.mailbox.put(event) and self._blocks:
-            self._bus.crowded = True
-        if not self._armed:
-            self._arm()
-
-    def put_marker(self, marker: Call | Turn | Mark) -> None:
-        """Puts a marker behind what waits; finishes it at once if nobody will get there."""
-        with self._lock:
-            if not self.ended:
-                self.mailbox.put_marker(marker)
-                self._arm()
-                return
-        marker.finish()
-
-    def take(self) -> Item | None:
-        """Takes what comes next. None if nothing waits: from then on its owner will be woken."""
-        with self._lock:
-            item = self.mailbox.take()
-            if item is None:
-                self._armed = False
-        if self._bus.holding:
-            self._bus.ring()
-        return item
-
-    def take_some(self) -> list[Item]:
-        """Takes what waits, for its worker; empty if nothing does: from then on it will be woken.
-
-        Many at once where nothing can be dropped: a policy can't reach what a worker has taken; and
-        where the handler's call doesn't take further events itself, which would overtake them.
-        """
-        with self._lock:
-            items = self.mailbox.take_some(_TOGETHER if self._blocks and not self._helps else 1)
-            if not items:
-                self._armed = False
-        if self._bus.holding:
-            self._bus.ring()
-        return items
-
-    def give_up(self, items: Sequence[Item]) -> None:
-        """Counts what its worker took and won't handle; nobody is left waiting for a marker."""
-        with self._lock:
-            events = sum(isinstance(i, Event) and not isinstance(i, Lagged) for i in items)
-            self.mailbox.give_up(events)
-            self.undelivered += events
-            self.count_missed(sum(isinstance(i, Call) for i in items))
-        for item in items:
-            if isinstance(item, Call | Turn | Mark):
-                item.finish()
-
-    def take_event(self) -> Event | None:
-        """Takes the next event if one comes next, and leaves a marker where it is. Any thread."""
-        with self._lock:
-            event = self.mailbox.take_event()
-        if self._bus.holding:
-            self._bus.ring()
-        return event
-
-    def count_call(self) -> None:
-        """Counts an event that a waiting handler is called for, past the mailbox."""
-        with self._lock:
-            self.mailbox.published += 1
-            self.mailbox.taken += 1
-
-    def count_missed(self, calls: int = 1) -> None:
-        """Counts events that a waiting handler should have been called for, and wasn't."""
-        with self._lock:
-            self.mailbox.published += calls
-            self.mailbox.dropped += calls
-            self.undelivered += calls
-
-    async def wait_for_change(self) -> None:
-        """Waits in the loop until there may be something to take, or it ends."""
-        if self.mailbox or self.ended:
-            return
-        if self._changed is None or self._changed.is_set():
-            self._changed = anyio.Event()
-        await self._changed.wait()
-
-    def notify(self) -> None:
-        """Wakes its worker or consumer; in the loop."""
-        if self._changed is not None:
-            self._changed.set()
-
     def close(self) -> None:
         """Takes no more events; what it has is still handed out."""
         with self._lock:
             self.closing = True
             self._end()
         self._bus.wakeup.flush()
-        self._bus.ring()
-
-    @property
-    def crowded(self) -> bool:
-        """Whether training has to be held until it has room."""
-        return self._blocks and not self.closing and self.mailbox.full
+        self._runs.ring()
 
     def fail_stream(self, error: BaseException) -> None:
         """Hands the error of a stream's predicate to its consumer."""
@@ -297,10 +184,6 @@ class Subscription(Generic[E_co]):
             self._arm()
         else:
             self._bus.wakeup.drop(self)
-
-    def _arm(self) -> None:
-        self._armed = True
-        self._bus.wakeup.ready.append(self)
 
     def __repr__(self) -> str:
         """Shows its types and where it stands."""

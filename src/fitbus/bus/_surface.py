@@ -142,6 +142,11 @@ class Subscribable(abc.ABC):
     @overload
     def subscribe(
         self,
+        kind: type[Event],
+        kind2: type[Event],
+        kind3: type[Event],
+        kind4: type[Event],
+        /,
         *kinds: type[Event],
         where: Callable[[Any], object] | None = ...,
         every: int = ...,
@@ -217,6 +222,11 @@ class Subscribable(abc.ABC):
     @overload
     async def wait_for(
         self,
+        kind: type[Event],
+        kind2: type[Event],
+        kind3: type[Event],
+        kind4: type[Event],
+        /,
         *kinds: type[Event],
         where: Callable[[Any], object] | None = ...,
         timeout: float | None = ...,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from fitbus._loops import LoopHandle
 
 if TYPE_CHECKING:
-    from fitbus.bus._subscription import Subscription
+    from fitbus.bus._intake import Intake
 
 __all__ = ["Wakeup"]
 
@@ -31,7 +31,7 @@ class Wakeup:
     def __init__(self, lock: threading.RLock) -> None:
         self._lock: Any = lock
         self._armed = False
-        self.ready: list[Subscription[Any]] = []
+        self.ready: list[Intake] = []
         self.loop: LoopHandle | None = None
         self.wakes = 0
 
@@ -41,7 +41,7 @@ class Wakeup:
         self._armed = False
         self.flush()
 
-    def drop(self, subscription: Subscription[Any]) -> None:
+    def drop(self, subscription: Intake) -> None:
         """Forgets one that nobody waits for. The lock is held."""
         self.ready = [other for other in self.ready if other is not subscription]
 

@@ -106,7 +106,7 @@ class Callback:
             )
             end = hooks.get(EpochEnd)
             if self.adds_logs and end is not None and not end.is_async:
-                run.may_add_logs()
+                run.open_logs = True
 
     def check_log_names(self, names: frozenset[str]) -> None:
         """Called before the first step with all the names that logs can have, where that is known.

@@ -15,8 +15,8 @@ import functools
 import gc
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
 import jax
@@ -54,7 +54,7 @@ def digits() -> Digits:
 
     images, labels = load_digits(return_X_y=True)
     x, y = (images / 16).astype(np.float32), labels.astype(np.int32)
-    split = functools.partial(train_test_split, random_state=0)
+    split = cast("Callable[..., Any]", functools.partial(train_test_split, random_state=0))
     x, x_test, y, y_test = split(x, y, test_size=360, stratify=y)
     x, x_held, y, y_held = split(x, y, test_size=237, stratify=y)
     return Digits((x, y), (x_held, y_held), (x_test, y_test))

@@ -1,9 +1,11 @@
 """What computes: tasks, the trainer, its runs, and the state that they train."""
 
 from fitbus.train._history import History
+from fitbus.train._job import RunStatistics
+from fitbus.train._life import RunStatus
 from fitbus.train._metrics import Fold
 from fitbus.train._model import ModelView, OptimizerView
-from fitbus.train._run import Run, RunStatistics, RunStatus
+from fitbus.train._run import Run
 from fitbus.train._runs import Runs
 from fitbus.train._state import TrainState
 from fitbus.train._task import Batch, ControlAppliers, Metrics, Supervised, Task

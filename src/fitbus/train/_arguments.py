@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypedDict, final
 
 import jax
 
 from fitbus.errors import DataError, InvalidArgumentError
-from fitbus.train._data import is_arrays, rows, source
+from fitbus.train._arrays import rows
+from fitbus.train._data import is_arrays, source
 from fitbus.train._feed import Feed
 from fitbus.train._fit import FitJob
 from fitbus.train._pass import Pull
@@ -22,7 +23,6 @@ __all__ = [
     "FitOptions",
     "RunOptions",
     "checked_flags",
-    "flattened",
     "plain_feed",
     "positive",
     "seconds",
@@ -224,19 +224,6 @@ def plain_feed(
 def is_arrays_or_none(value: Any) -> bool:
     """Whether it may be a part of `(x, y, sample_weight)`."""
     return value is None or is_arrays(value)
-
-
-def flattened(callbacks: Iterable[Any] | None) -> Iterator[Any]:
-    """The items of nested lists, in order."""
-    if callbacks is None:
-        return
-    if not isinstance(callbacks, Iterable):
-        callbacks = [callbacks]
-    for item in callbacks:
-        if isinstance(item, list | tuple):
-            yield from flattened(item)
-        elif item is not None:
-            yield item
 
 
 def positive(

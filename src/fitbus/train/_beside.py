@@ -10,7 +10,7 @@ import anyio
 from fitbus._loops import LoopHandle, run_in_daemon_thread
 from fitbus.bus import standing
 from fitbus.errors import RunEndedError
-from fitbus.train._arguments import flattened
+from fitbus.train._attaching import flattened
 from fitbus.train._engine import Request
 from fitbus.train._state import TrainState, copied
 
@@ -38,7 +38,7 @@ class Beside:
         Before the run and after it, the trainer's state is used.
         """
         engine = self._driver.engine
-        if engine is None or self._driver.final:
+        if engine is None or self._driver.life.final:
             return work(self._trainer.state)
         mark = standing.get()
         if mark is not None and mark.active and mark.in_thread and mark.run == self._run.id:

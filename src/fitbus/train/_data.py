@@ -2,116 +2,22 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
+from fitbus.train._arrays import ArraySource, pick_rows, rows
 from fitbus.train._context import sent
 from fitbus.train._pass import Pass, Pull
+from fitbus.train._source import HostBatch, Source
 from fitbus.train._task import Batch
 from fitbus.train._weights import check_class_weight, check_weight, weight_by_class
 
-__all__ = [
-    "ArraySource",
-    "HostBatch",
-    "IterableSource",
-    "Source",
-    "check_weight",
-    "is_arrays",
-    "rows",
-    "source",
-]
-
-
-class HostBatch(NamedTuple):
-    """A batch, and how many of its rows are real."""
-
-    batch: Batch
-    rows: int
-
-
-class Source(abc.ABC):
-    """Batches, pass after pass.
-
-    Attributes:
-        steps: Batches in a pass; None where it can't be told.
-        may_block: Whether a batch can be long in coming.
-        restarts: Whether another pass can begin when one is used up.
-    """
-
-    steps: int | None
-    may_block: bool
-    restarts: bool
-
-    @abc.abstractmethod
-    def begin(self, number: int) -> Iterator[HostBatch]:
-        """Begins a pass, from its first batch.
-
-        Args:
-            number: Counts the passes; the order of a shuffled one depends on it alone.
-        """
-
-
-@final
-class ArraySource(Source):
-    """Slices of arrays with a common first dimension, shuffled anew for each pass.
-
-    Arrays stay where they are: host arrays are sliced on the host, device arrays on the device.
-    """
-
-    def __init__(
-        self,
-        x: Any,
-        y: Any,
-        weight: np.ndarray[Any, Any] | None,
-        *,
-        batch_size: int,
-        shuffle: bool,
-        seed: tuple[int, ...],
-        pad: bool,
-    ) -> None:
-        self._x, self._y, self._weight = x, y, weight
-        self._count = rows(x)
-        self._size = min(batch_size, self._count)
-        self._shuffle = shuffle
-        self._seed = seed
-        self._pad = pad
-        self._ones = np.ones(self._size, np.float32)
-        self.steps = -(-self._count // self._size)
-        self.may_block = False
-        self.restarts = True
-
-    def begin(self, number: int) -> Iterator[HostBatch]:
-        """Begins a pass."""
-        order: np.ndarray[Any, Any] | None = None
-        if self._shuffle:
-            order = np.random.default_rng([*self._seed, number]).permutation(self._count)
-        for start in range(0, self._count, self._size):
-            yield self._batch(start, min(start + self._size, self._count), order)
-
-    def _batch(self, start: int, stop: int, order: np.ndarray[Any, Any] | None) -> HostBatch:
-        real = stop - start
-        short = real < self._size and self._pad
-        picked: Any = slice(start, stop) if order is None else order[start:stop]
-        if short:
-            picked = np.arange(start, stop) if order is None else picked
-            picked = np.concatenate([picked, np.repeat(picked[-1:], self._size - real)])
-        weight = self._ones if self._weight is None else _pick(self._weight, picked)
-        if short:
-            weight = np.array(weight)
-            weight[real:] = 0
-        elif len(weight) > real:
-            weight = weight[:real]
-        pick = lambda leaf: _pick(leaf, picked)  # noqa: E731  # for both trees
-        return HostBatch(
-            sent(Batch(jax.tree.map(pick, self._x), jax.tree.map(pick, self._y), weight)), real
-        )
+__all__ = ["IterableSource", "is_arrays", "source"]
 
 
 @final
@@ -182,7 +88,7 @@ class IterableSource(Source):
         if count >= self._size or not self._pad:
             return HostBatch(sent(Batch(x, y, weight)), count)
         picked = np.minimum(np.arange(self._size), count - 1)
-        pick = lambda leaf: _pick(leaf, picked)  # noqa: E731  # for both trees
+        pick = lambda leaf: pick_rows(leaf, picked)  # noqa: E731  # for both trees
         weight = np.concatenate([weight, np.zeros(self._size - count, np.float32)])
         batch = Batch(jax.tree.map(pick, x), jax.tree.map(pick, y), weight)
         return HostBatch(sent(batch), count)
@@ -225,36 +131,6 @@ def source(
     if weight is not None and not weight.any():
         raise DataError("sample_weight", "all weights are zero; there is nothing to learn from")
     return ArraySource(x, y, weight, batch_size=batch_size, shuffle=shuffle, seed=seed, pad=pad)
-
-
-def rows(tree: Any, argument: str = "x") -> int:
-    """The common first dimension of all leaves.
-
-    Raises:
-        DataError: There is none.
-    """
-    leaves = jax.tree.leaves(tree)
-    if not leaves:
-        raise DataError(argument, f"found {tree!r}, which holds no array")
-    counts: set[int] = set()
-    for leaf in leaves:
-        shape = np.shape(leaf)
-        if not shape:
-            raise DataError(argument, "found a scalar; the first dimension must be the examples")
-        counts.add(shape[0])
-    if len(counts) > 1:
-        raise DataError(argument, f"its arrays have different lengths: {sorted(counts)}")
-    return counts.pop()
-
-
-def _pick(leaf: Any, picked: Any) -> Any:
-    if isinstance(leaf, jax.Array):
-        if isinstance(picked, slice):
-            picked = np.arange(picked.start, picked.stop)
-        return jnp.take(leaf, sent(picked), 0, mode="clip")  # compiled, unlike indexing
-    if isinstance(picked, slice):
-        return leaf[picked]
-    return np.asarray(leaf).take(picked, 0)
 
 
 def is_arrays(x: Any) -> bool:

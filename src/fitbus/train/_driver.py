@@ -22,12 +22,13 @@ from fitbus.events import TrainEnd
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job, RunStatistics
+from fitbus.train._life import Life, RunStatus
 from fitbus.train._state import TrainState, from_host, is_lost
 from fitbus.train._thread import carried_out, how_it_ended
 
 if TYPE_CHECKING:
     from fitbus.bus import Host
-    from fitbus.train._run import Run, RunStatus
+    from fitbus.train._run import Run
     from fitbus.train._trainer import Trainer
 
 __all__ = ["Driver"]
@@ -40,6 +41,7 @@ class Driver:
     """Starts a run's thread, waits for it, cancels it, and sees to it that nothing is left.
 
     Attributes:
+        life: Where the run stands, and what came of it.
         engine: What runs in the thread; None before the start.
         report: What subscribers got, once it has ended.
         snapshot: The newest one that somebody took.
@@ -56,15 +58,10 @@ class Driver:
         self._grace_s = grace_s
         self._drain_s = drain_s
         self._host: Host | None = None
-        self._outcome: RunStatus = "pending"
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._error_seen = False
         self._thread_error: BaseException | None = None
-        self._finished = anyio.Event()
         self._thread_scope: anyio.CancelScope | None = None
         self._drain_scope: anyio.CancelScope | None = None
-        self.final = False
+        self.life = Life()
         self.settings = JaxSettings()
         self.engine: Engine | None = None
         self.report: DeliveryReport | None = None
@@ -75,10 +72,10 @@ class Driver:
     @property
     def status(self) -> RunStatus:
         """Where the run stands."""
-        if self._outcome == "running" and self.engine is not None:
+        if self.life.status == "running" and self.engine is not None:
             engine = self.engine
             return "finishing" if engine.ending else "paused" if engine.paused else "running"
-        return self._outcome
+        return self.life.status
 
     def statistics(self) -> RunStatistics:
         """The run's counters."""
@@ -103,28 +100,22 @@ class Driver:
 
     def lead(self, engine: Engine) -> None:
         """Notes what runs it."""
-        self.engine, self._outcome = engine, "running"
+        self.engine, self.life.status = engine, "running"
 
     def let_go(self) -> None:
         """Notes that it has ended, or that nobody waits for it any more. Any thread."""
         if self.engine is not None:
             self.engine.publisher.cancel(0.0)
             self.engine.close_requests(RunEndedError(self._run.id, "it reached another boundary"))
-            self._outcome = "stopped" if self.engine.stops else "completed"
-        self.final = True
+            self.life.status = "stopped" if self.engine.stops else "completed"
+        self.life.final = True
         self._run.end_streams()
-
-    def keep_error(self, error: BaseException) -> None:
-        """Keeps an error that kept it from starting, or that nobody has waited for."""
-        if not self.final:
-            self._error, self._outcome, self.final = error, "failed", True
-        self._finished.set()
 
     # From the task that entered the run's block.
 
     async def start(self) -> None:
         """Starts the thread."""
-        if self._outcome != "pending":
+        if self.life.status != "pending":
             raise FitbusError(f"{self._run!r} was started before; make a new one")
         try:
             await self._start()
@@ -150,30 +141,22 @@ class Driver:
         except BaseException:
             trainer.keeper.take_back(state)
             raise
-        self._outcome = "running"
+        self.life.status = "running"
         trainer.puller.connect(self.engine, self._host.tasks)
         self._host.tasks.start_soon(self._drive, name=f"fitbus {self._run.id}")
 
     def _end_unstarted(self, error: BaseException) -> None:
         """Lets nobody wait for a run that couldn't start."""
         run, engine = self._run, self.engine
-        self.keep_error(error)
+        self.life.keep_error(error)
         why = f"too late: the run couldn't start ({type(error).__name__}: {error})"
         for receipt in run.inbox.close(why):
             receipt.settle(Rejected(why))
         run.end_streams()
         if engine is not None:
             engine.publisher.abandon()
-        if engine is not None or not run.bus.is_live(run.id):
+        if engine is not None or run.bus.runs.get(run.id) is None:
             run.bus.finish_run(run.id)
-
-    async def wait(self) -> Any:
-        """Waits for the end; returns the result, or raises what ended it."""
-        await self._finished.wait()
-        if self._error is not None:
-            self._error_seen = True
-            raise self._error
-        return self._result
 
     async def leave(self, error: BaseException | None) -> None:
         """Leaves the block: waits for the run, or cancels it because of the body's error."""
@@ -181,19 +164,19 @@ class Driver:
         cancelled: BaseException | None = None
         try:
             if error is None:
-                await self._finished.wait()
+                await self.life.until_over()
         except BaseException as raised:  # noqa: BLE001  # raised again below
             cancelled = raised
         with anyio.CancelScope(shield=True):
-            if not self._finished.is_set():
+            if not self.life.over:
                 cancelled = await self._cancel() or cancelled
         try:
             await self._host.__aexit__(None, None, None)
         except anyio.get_cancelled_exc_class() as raised:
             cancelled = raised
-        own = self._error
+        own = self.life.error
         if error is None and cancelled is None:
-            if own is not None and not self._error_seen:
+            if own is not None and not self.life.error_seen:
                 raise own
             return
         if isinstance(own, ThreadStuckError) and not isinstance(error, Exception):
@@ -224,10 +207,10 @@ class Driver:
 
     async def _end_by(self, deadline: float) -> BaseException | None:
         again: BaseException | None = None
-        while not self._finished.is_set() and anyio.current_time() < deadline:
+        while not self.life.over and anyio.current_time() < deadline:
             try:
                 with anyio.CancelScope(deadline=deadline):
-                    await self._finished.wait()
+                    await self.life.until_over()
             except anyio.get_cancelled_exc_class() as raised:
                 again = raised
         return again
@@ -241,7 +224,7 @@ class Driver:
             error: BaseException | None = None
             ended = False
             with anyio.CancelScope() as self._thread_scope:
-                self._result, error = await run_in_daemon_thread(
+                self.life.result, error = await run_in_daemon_thread(
                     lambda: self._in_thread(engine),
                     f"fitbus {self._run.id}",
                     self._ended_late,
@@ -253,7 +236,7 @@ class Driver:
             else:
                 error = self._abandon(engine)
             await self._finish(engine, error)
-        self._finished.set()
+        self.life.end()
 
     async def _finish(self, engine: Engine, error: BaseException | None) -> None:
         bus, id = self._run.bus, self._run.id
@@ -266,14 +249,14 @@ class Driver:
         self._run.end_streams()
         assert self._host is not None
         self._host.leave_s = max(0.1, self._drain_s - self.report.seconds)
-        self._error = engine.publisher.failures.lead(error)
-        self._outcome, _ = how_it_ended(engine, self._error)
+        self.life.error = engine.publisher.failures.lead(error)
+        self.life.status, _ = how_it_ended(engine, self.life.error)
         for function in self.at_end:
             try:
                 function()
             except Exception as late:  # noqa: BLE001  # the run has ended; it isn't lost
-                self._error = self._error or late
-        self.final = True
+                self.life.error = self.life.error or late
+        self.life.final = True
 
     def _abandon(self, engine: Engine) -> BaseException:
         """Leaves a thread behind that doesn't end; says what it is in."""

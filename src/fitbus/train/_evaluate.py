@@ -9,11 +9,11 @@ import jax
 
 from fitbus.errors import DataError
 from fitbus.events import TestBatchBegin, TestBatchEnd, TestBegin, TestEnd
-from fitbus.train._data import HostBatch
 from fitbus.train._engine import Engine
 from fitbus.train._feed import Feed
 from fitbus.train._metrics import MetricsLayout
 from fitbus.train._pipeline import Pipeline
+from fitbus.train._source import HostBatch
 from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps, zeros
 

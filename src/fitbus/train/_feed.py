@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import final
 
 from fitbus.errors import DataError
-from fitbus.train._data import HostBatch, Source
 from fitbus.train._pass import Interrupted
+from fitbus.train._source import HostBatch, Source
 
 __all__ = ["Feed"]
 

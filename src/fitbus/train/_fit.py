@@ -17,13 +17,13 @@ from fitbus.events import (
     TrainBegin,
     TrainEnd,
 )
-from fitbus.train._data import HostBatch
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import evaluate, evaluate_quietly
 from fitbus.train._feed import Feed
 from fitbus.train._history import History
 from fitbus.train._metrics import MetricsLayout
 from fitbus.train._pipeline import Pipeline
+from fitbus.train._source import HostBatch
 from fitbus.train._steps import zeros
 
 __all__ = ["FitJob"]

@@ -14,7 +14,7 @@ from fitbus.bus import standing
 from fitbus.control import Control, SetLearningRate, StopTraining, UpdateState
 from fitbus.errors import InvalidArgumentError, WrongThreadError
 from fitbus.train._applying import hyperparameters
-from fitbus.train._arguments import flattened
+from fitbus.train._attaching import flattened
 from fitbus.train._nested import Nested
 from fitbus.train._state import TrainState, copied
 

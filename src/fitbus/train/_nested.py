@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, final
 
 from fitbus.errors import DataError
 from fitbus.train._arguments import plain_feed
+from fitbus.train._attaching import attach
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import EvaluateJob, evaluate_quietly
 from fitbus.train._feed import Feed
@@ -66,10 +67,10 @@ class Nested:
             return lambda: predict_quietly(trainer.steps, state, self._feed.epoch())
         from fitbus.train._run import Run  # a run may hold nested ones, and they are runs
 
-        id = trainer.bus.new_run_id(job.kind)
+        id = trainer.bus.runs.new_id(job.kind)
         run: Run[Any] = Run(trainer, job, id, grace_s=1.0, drain_s=1.0)
         for callback in attached:
-            run.attach(callback)
+            attach(run, callback)
 
         def main() -> Any:
             engine = Engine(

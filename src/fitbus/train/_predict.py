@@ -11,9 +11,9 @@ import numpy as np
 
 from fitbus.events import PredictBatchBegin, PredictBatchEnd, PredictBegin, PredictEnd
 from fitbus.train._context import fetched
-from fitbus.train._data import HostBatch
 from fitbus.train._engine import Engine
 from fitbus.train._feed import Feed
+from fitbus.train._source import HostBatch
 from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps
 

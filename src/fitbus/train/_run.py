@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
 from fitbus.bus import (
     Bus,
@@ -17,11 +17,12 @@ from fitbus.bus import (
     standing,
 )
 from fitbus.control import Applied, Control, Inbox, Receipt
-from fitbus.errors import InvalidArgumentError, RunEndedError, WouldDeadlockError, WrongThreadError
+from fitbus.errors import RunEndedError, WouldDeadlockError, WrongThreadError
 from fitbus.events import Event
 from fitbus.train._beside import Beside
 from fitbus.train._driver import Driver
 from fitbus.train._job import Job, RunStatistics
+from fitbus.train._life import RunStatus
 from fitbus.train._model import ModelView
 from fitbus.train._nested import Nested
 from fitbus.train._state import TrainState, on_host
@@ -29,11 +30,8 @@ from fitbus.train._state import TrainState, on_host
 if TYPE_CHECKING:
     from fitbus.train._trainer import Trainer
 
-__all__ = ["Run", "RunStatistics", "RunStatus"]
+__all__ = ["Run"]
 
-RunStatus: TypeAlias = Literal[
-    "pending", "running", "paused", "finishing", "completed", "stopped", "cancelled", "failed"
-]
 ResultT = TypeVar("ResultT")
 
 
@@ -115,7 +113,7 @@ class Run(Subscribable, Generic[ResultT]):
             WouldDeadlockError: Called by a waiting handler of the run.
         """
         self.check_not_standing("wait")
-        result: ResultT = await self.driver.wait()
+        result: ResultT = await self.driver.life.wait()
         return result
 
     # Control.
@@ -259,21 +257,6 @@ class Run(Subscribable, Generic[ResultT]):
         """The run's id."""
         return self.id
 
-    def attach(self, callback: Any) -> None:
-        """Attaches one item of `callbacks=[...]`: a callback object or a handler."""
-        if isinstance(callback, type):
-            raise InvalidArgumentError(
-                "callbacks", callback, f"give an instance: {callback.__name__}()"
-            )
-        if callable(attach := getattr(callback, "attach", None)):
-            attach(self)
-        elif callable(callback):
-            self.add(callback)
-        else:
-            raise InvalidArgumentError(
-                "callbacks", callback, "give Callback objects, handlers, or lists of them"
-            )
-
     def model(self, source: str) -> ModelView:
         """The Keras-shaped view that a callback has as `self.model`.
 
@@ -307,12 +290,8 @@ class Run(Subscribable, Generic[ResultT]):
         """Lets a callback look at the names that logs will have, before the first step."""
         self.driver.checks.append(check)
 
-    def may_add_logs(self) -> None:
-        """Notes that a callback may add names to the logs of an epoch."""
-        self.open_logs = True
-
     def _check_alive(self) -> None:
-        if self.driver.final:
+        if self.driver.life.final:
             raise RunEndedError(self.id, "it could be subscribed to")
 
     def __repr__(self) -> str:

@@ -116,7 +116,7 @@ class Runs(Mapping[str, Run[History]]):
             async with run:
                 await run.wait()
         except Exception as error:  # noqa: BLE001  # one run's failure isn't the service's
-            run.driver.keep_error(error)
+            run.driver.life.keep_error(error)
         except (KeyboardInterrupt, SystemExit) as error:  # ends all, and leaves as itself
             self._interrupt = self._interrupt or error
             tasks.cancel_scope.cancel()

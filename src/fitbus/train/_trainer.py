@@ -19,11 +19,11 @@ from fitbus.train._arguments import (
     FitOptions,
     RunOptions,
     checked_flags,
-    flattened,
     plain_feed,
     positive,
     seconds,
 )
+from fitbus.train._attaching import attach_all
 from fitbus.train._evaluate import EvaluateJob
 from fitbus.train._feed import Feed
 from fitbus.train._history import History
@@ -282,18 +282,13 @@ class Trainer:
         checked_flags(verbose)
         if run_id is not None and (not isinstance(run_id, str) or not run_id):
             raise InvalidArgumentError("run_id", run_id, "give a text")
-        if run_id is not None and self.bus.is_live(run_id):
+        if run_id is not None and self.bus.runs.get(run_id) is not None:
             raise InvalidArgumentError(
                 "run_id", run_id, "a run of this id is live on the bus; choose another"
             )
-        id = self.bus.new_run_id(job.kind) if run_id is None else run_id
+        id = self.bus.runs.new_id(job.kind) if run_id is None else run_id
         run: Run[Any] = Run(self, job, id, grace_s=grace_s, drain_s=drain_s)
-        for callback in flattened(callbacks):
-            run.attach(callback)
-        if verbose:
-            import fitbus  # the front door knows where the progress bar is
-
-            run.attach(fitbus.callbacks.ProgressBar())
+        attach_all(run, callbacks, verbose=verbose)
         return run
 
     def __repr__(self) -> str:

@@ -1,0 +1,52 @@
+"""`def` handlers that training waits for, when it wasn't the training thread that published."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, final
+
+if TYPE_CHECKING:
+    from fitbus.bus._options import Hook
+    from fitbus.bus._standing import Standstill
+    from fitbus.bus._subscription import Subscription
+    from fitbus.events import Event
+
+__all__ = ["Deferred"]
+
+
+@final
+class Deferred:
+    """Calls that are put off to the next boundary or barrier of the training thread.
+
+    Attributes:
+        calling: Whether one of them is going on: the controls that it sends wait for the boundary.
+    """
+
+    def __init__(self) -> None:
+        self.calling = False
+        self._calls: deque[tuple[Event, Subscription[Any], Hook]] = deque()
+
+    def add(self, event: Event, handlers: Iterable[tuple[Subscription[Any], Hook]]) -> None:
+        """Puts off an event's calls. The lock is held."""
+        self._calls.extend((event, *handler) for handler in handlers)
+
+    def call(self, standstill: Standstill, before: float = math.inf) -> None:
+        """Makes those calls that are for events before a `seq`. Training thread."""
+        was_calling = self.calling
+        while self._calls and self._calls[0][0].seq < before:
+            event, subscription, hook = self._calls.popleft()
+            self.calling = True
+            try:
+                standstill.call_here(event, subscription, hook, dict(getattr(event, "logs", ())))
+            finally:
+                self.calling = was_calling
+
+    def clear(self) -> None:
+        """Forgets what is left."""
+        self._calls.clear()
+
+    def __bool__(self) -> bool:
+        """Whether any is left."""
+        return bool(self._calls)

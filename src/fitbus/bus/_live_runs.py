@@ -1,0 +1,99 @@
+"""The live runs of a bus, each by the publisher that its training thread holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+from fitbus.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from fitbus.bus._publisher import Publisher
+    from fitbus.bus._statistics import SubscriberReport
+    from fitbus.bus._tail import Tail
+
+__all__ = ["LiveRuns"]
+
+
+@final
+class LiveRuns:
+    """The publishers of a bus, by run. Any thread.
+
+    Args:
+        lock: The bus' lock.
+
+    Attributes:
+        holding: Those whose threads stand still for room in a mailbox.
+    """
+
+    def __init__(self, lock: Any) -> None:
+        self.holding: set[Publisher] = set()
+        self._lock = lock
+        self._publishers: dict[str, Publisher] = {}
+        self._latest: tuple[Tail, str] | None = None  # no more of a run that may have ended
+        self._ids = 0
+
+    def new_id(self, kind: str) -> str:
+        """A run id that the bus has not used: the same one in every run of a program."""
+        with self._lock:
+            self._ids += 1
+            return f"{kind}-{self._ids}"
+
+    def attach(self, publisher: Publisher) -> None:
+        """Takes in a new run."""
+        with self._lock:
+            if publisher.run in self._publishers:
+                raise InvalidArgumentError(
+                    "run", publisher.run, "a run of this id is live on the bus; choose another"
+                )
+            self._publishers[publisher.run] = publisher
+            self._latest = publisher.tail, publisher.run
+
+    def forget(self, run: str) -> None:
+        """Forgets a run that has ended."""
+        with self._lock:
+            self._publishers.pop(run, None)
+
+    def of(self, run: str | None) -> list[Publisher]:
+        """The publisher of a run, if it is live; those of all for None."""
+        with self._lock:
+            return [p for p in self._publishers.values() if run in (None, p.run)]
+
+    def get(self, run: str) -> Publisher | None:
+        """The publisher of a run; None if it isn't live."""
+        return self._publishers.get(run)
+
+    def tail(self, run: str | None) -> tuple[Tail, str] | None:
+        """What is kept of a run, and its id; of the latest one, which may have ended, for None."""
+        if run is None or (self._latest is not None and self._latest[1] == run):
+            return self._latest
+        publisher = self._publishers.get(run)
+        return None if publisher is None else (publisher.tail, run)
+
+    def reroute(self) -> None:
+        """Lets all forget who gets what. The lock is held."""
+        for publisher in self._publishers.values():
+            publisher.reroute()
+
+    def retire(self, run: str | None, order: int, report: SubscriberReport) -> None:
+        """Keeps the report of a subscriber that has ended, for the runs that it saw."""
+        for publisher in self.of(run):
+            publisher.retired.append((order, report))
+
+    def hold(self, publisher: Publisher) -> None:
+        """Notes that a thread stands still for room."""
+        with self._lock:
+            self.holding.add(publisher)
+
+    def release(self, publisher: Publisher) -> None:
+        """Notes that it goes on."""
+        with self._lock:
+            self.holding.discard(publisher)
+
+    def ring(self) -> None:
+        """Lets all threads that stand still look again."""
+        for publisher in tuple(self._publishers.values()):
+            publisher.ring()
+
+    def __len__(self) -> int:
+        """How many are live."""
+        return len(self._publishers)

@@ -1,0 +1,56 @@
+"""What `callbacks=[...]` may hold, and how each finds its way into a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from fitbus.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from fitbus.train._run import Run
+
+__all__ = ["attach", "attach_all", "flattened"]
+
+
+def attach(run: Run[Any], callback: Any) -> None:
+    """Attaches a callback object or a handler.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    if isinstance(callback, type):
+        raise InvalidArgumentError(
+            "callbacks", callback, f"give an instance: {callback.__name__}()"
+        )
+    if callable(attach_to := getattr(callback, "attach", None)):
+        attach_to(run)
+    elif callable(callback):
+        run.add(callback)
+    else:
+        raise InvalidArgumentError(
+            "callbacks", callback, "give Callback objects, handlers, or lists of them"
+        )
+
+
+def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int = 0) -> None:
+    """Attaches what `callbacks=[...]` holds, in order, and the progress bar last."""
+    for callback in flattened(callbacks):
+        attach(run, callback)
+    if verbose:
+        import fitbus  # the front door knows where the progress bar is
+
+        attach(run, fitbus.callbacks.ProgressBar())
+
+
+def flattened(callbacks: Iterable[Any] | None) -> Iterator[Any]:
+    """The items of nested lists, in order."""
+    if callbacks is None:
+        return
+    if not isinstance(callbacks, Iterable):
+        callbacks = [callbacks]
+    for item in callbacks:
+        if isinstance(item, list | tuple):
+            yield from flattened(item)
+        elif item is not None:
+            yield item

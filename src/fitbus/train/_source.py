@@ -1,0 +1,40 @@
+"""Batches, pass after pass."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fitbus.train._task import Batch
+
+__all__ = ["HostBatch", "Source"]
+
+
+class HostBatch(NamedTuple):
+    """A batch, and how many of its rows are real."""
+
+    batch: Batch
+    rows: int
+
+
+class Source(abc.ABC):
+    """Batches, pass after pass.
+
+    Attributes:
+        steps: Batches in a pass; None where it can't be told.
+        may_block: Whether a batch can be long in coming.
+        restarts: Whether another pass can begin when one is used up.
+    """
+
+    steps: int | None
+    may_block: bool
+    restarts: bool
+
+    @abc.abstractmethod
+    def begin(self, number: int) -> Iterator[HostBatch]:
+        """Begins a pass, from its first batch.
+
+        Args:
+            number: Counts the passes; the order of a shuffled one depends on it alone.
+        """
