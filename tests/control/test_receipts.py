@@ -90,11 +90,11 @@ async def test_tasks_and_threads_wait_for_one_receipt() -> None:
     async def ask() -> None:
         got.append(await anyio.to_thread.run_sync(one.result))
 
+    settler = threading.Thread(target=one.settle, args=(HERE,))
     async with anyio.create_task_group() as tasks:
         for who in (wait, ask, wait, ask):
             tasks.start_soon(who)
         await anyio.wait_all_tasks_blocked()
-        settler = threading.Thread(target=one.settle, args=(HERE,))
         settler.start()
     settler.join()
     assert got == [HERE] * 4

@@ -92,8 +92,8 @@ async def test_each_of_many_controls_is_acknowledged_once(trainer: fitbus.Traine
         await run.wait()
         late = run.post(SetLearningRate(0.1))
         stopped.set()
+        assert late.outcome == Rejected("too late: the run has ended")
     assert sorted(waited) == sorted(receipt.id for receipt in receipts[8:])
-    assert late.outcome == Rejected("too late: the run has ended")
     check_acknowledged(receipts, recorder)
     assert {type(receipt.outcome) for receipt in receipts} == {Applied, Superseded, Rejected}
 

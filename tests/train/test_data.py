@@ -22,7 +22,7 @@ PROBLEM = toy_problem(100, 4, learning_rate=0.0)  # so that all epochs have the 
 X, Y = PROBLEM.x, PROBLEM.y
 RANDOM = np.random.default_rng(0)
 WEIGHTS = RANDOM.uniform(0, 3, 100).astype(np.float32) * (RANDOM.uniform(size=100) > 0.3)
-PARAMS = {"w": RANDOM.normal(size=4).astype(np.float32), "b": np.float32(0.3).reshape(())}
+PARAMS = {"w": RANDOM.normal(size=4).astype(np.float32), "b": np.array(0.3, np.float32)}
 
 
 class Peek:

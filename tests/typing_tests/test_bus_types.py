@@ -7,7 +7,7 @@ mypy and pyright check each `assert_type` here, and that each ignored error is o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, assert_type
 
 import anyio
@@ -151,25 +151,25 @@ async def test_decorators_keep_the_type_of_the_function() -> None:
     async def decide(event: EpochEnd) -> StopTraining | None:
         return StopTraining("good enough") if not event.logs else None
 
-    assert_type(decide, Callable[[EpochEnd], Coroutine[Any, Any, StopTraining | None]])
-
     @bus.on(BatchEnd, wait=False, batched=True)
     def gather(events: Sequence[BatchEnd]) -> None:
         del events
-
-    assert_type(gather, Callable[[Sequence[BatchEnd]], None])
 
     @handler(BatchEnd, every=10, overflow="latest")
     async def plot(event: BatchEnd, *, scale: float = 1.0) -> None:
         del event, scale
 
     last = BatchEnd(batch=0, logs={}, batch_logs={})
-    result: Awaitable[None] = plot(last, scale=2.0)
-    await result
-    assert isinstance(await decide(EpochEnd(logs={})), StopTraining)
-    gather(())
+    decision = await decide(event=EpochEnd(logs={}))  # the parameter keeps its name
+    assert_type(decision, StopTraining | None)
+    assert isinstance(decision, StopTraining)
+    gathering: Callable[[Sequence[BatchEnd]], None] = gather
+    gathering([last])
+    await plot(last, scale=2.0)
     with pytest.raises(TypeError, match="colour"):
-        plot(last, colour="red")  # type: ignore[call-arg]  # it has no such parameter
+        await plot(last, colour="red")  # type: ignore[call-arg]  # it has no such parameter
+    with pytest.raises(AttributeError, match="logs"):
+        await decide(last.batch)  # type: ignore[arg-type]  # no event of its type
 
 
 async def test_adding_gives_a_subscription() -> None:
