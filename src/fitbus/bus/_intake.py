@@ -79,6 +79,8 @@ class Intake:
         """Takes an event in, unless a filter holds it back. The lock is held."""
         if self.filter.active and not self.filter.passes(event):
             return
+        if self.closing:  # a predicate has ended it, its own or one before
+            return
         if self.mailbox.put(event) and self._blocks:
             self._bus.crowded = True
         if not self._armed:
