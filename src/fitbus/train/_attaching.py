@@ -34,13 +34,20 @@ def attach(run: Run[Any], callback: Any) -> None:
 
 
 def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int = 0) -> None:
-    """Attaches what `callbacks=[...]` holds, in order, and the progress bar last."""
-    for callback in flattened(callbacks):
-        attach(run, callback)
-    if verbose:
-        import fitbus  # the front door knows where the progress bar is
+    """Attaches what `callbacks=[...]` holds, in order, and the progress bar last; or nothing."""
+    before = run.bus.subscriptions
+    try:
+        for callback in flattened(callbacks):
+            attach(run, callback)
+        if verbose:
+            import fitbus  # the front door knows where the progress bar is
 
-        attach(run, fitbus.callbacks.ProgressBar())
+            attach(run, fitbus.callbacks.ProgressBar())
+    except BaseException:
+        for subscription in run.bus.subscriptions:
+            if subscription.run == run.id and subscription not in before:
+                subscription.cancel()  # nobody will ever start the run
+        raise
 
 
 def flattened(callbacks: Iterable[Any] | None) -> Iterator[Any]:

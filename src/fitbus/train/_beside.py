@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
@@ -58,13 +59,18 @@ class Beside:
         """Evaluates or predicts with a copy of the state, under the run's JAX settings."""
         state = await self.at_boundary(copied)
         settings = self._driver.settings
-        work = nested.prepared(state, flattened(callbacks))
+        attached = list(flattened(callbacks))
+        bus = self._run.bus
 
         def main() -> Any:
             with settings.applied():
                 return work()
 
-        try:
-            return await run_in_daemon_thread(main, f"fitbus {self._run.id}, nested")
-        finally:
-            nested.close()
+        async with contextlib.AsyncExitStack() as stack:
+            if attached and not bus.hosting.hosts:  # before the run, or after it
+                await stack.enter_async_context(bus.hosted())
+            work = nested.prepared(state, attached)
+            try:
+                return await run_in_daemon_thread(main, f"fitbus {self._run.id}, nested")
+            finally:
+                nested.close()

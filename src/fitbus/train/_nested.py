@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, final
 
 from fitbus.errors import DataError
 from fitbus.train._arguments import plain_feed
-from fitbus.train._attaching import attach
+from fitbus.train._attaching import attach_all
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import EvaluateJob, evaluate_quietly
 from fitbus.train._feed import Feed
@@ -69,8 +69,7 @@ class Nested:
 
         id = trainer.bus.runs.new_id(job.kind)
         run: Run[Any] = Run(trainer, job, id, grace_s=1.0, drain_s=1.0)
-        for callback in attached:
-            attach(run, callback)
+        attach_all(run, attached)
 
         def main() -> Any:
             engine = Engine(
