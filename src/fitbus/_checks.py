@@ -86,13 +86,13 @@ def check_text(message: object, *names: str) -> None:
 def plain_logs(message: object, name: str) -> None:
     """Makes a field a plain `dict[str, float]`. Costs two type checks an entry if it is one."""
     logs: object = getattr(message, name)
-    where = f"{type(message).__name__}.{name}"
     if type(logs) is dict:
         for key, value in logs.items():
             if type(value) is not float or type(key) is not str:
                 break
         else:
             return
+    where = f"{type(message).__name__}.{name}"
     if not isinstance(logs, Mapping):
         raise InvalidArgumentError(where, logs, "give a mapping of names to numbers")
     plain: dict[str, float] = {}

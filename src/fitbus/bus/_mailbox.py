@@ -116,14 +116,17 @@ class Mailbox:
 
     def take_some(self, most: int) -> list[Item]:
         """Takes out what comes first, up to a number of items; at least one if any is there."""
-        if not self._kept and len(self._queue) <= most:
-            items = [*self._queue]
-            if not any(isinstance(item, Marker) for item in items):
-                self._queue.clear()
-                self.taken += self._count
-                self._count = 0
-                return items
+        queue = self._queue
         taken: list[Item] = []
+        if not self._kept and len(queue) == self._count:  # no marker is among them
+            if len(queue) <= most:
+                taken.extend(queue)
+                queue.clear()
+            else:
+                taken.extend(queue.popleft() for _ in range(most))
+            self._count -= len(taken)
+            self.taken += len(taken)
+            return taken
         while len(taken) < most and (item := self.take()) is not None:
             taken.append(item)
         return taken

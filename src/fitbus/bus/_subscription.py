@@ -76,6 +76,10 @@ class Subscription(Intake, Generic[E_co]):
         self._hooks = hooks or {}
         # Whether a task calls it; else only the training thread does.
         self.needs_worker = any(h.is_async or not h.wait for h in own)
+        # A concurrent `async def` handler that is awaited for each event, without further ado.
+        plain = hook is not None and hook.is_async and not hook.wait
+        plain = plain and not options.batched and options.timeout is None
+        self.direct = hook.function if hook is not None and plain else None
         self._failure: BaseException | None = None  # raised by a stream's own predicate
         self._opened = not self.is_stream
         self.scope: anyio.CancelScope | None = None  # the worker's, while there is one

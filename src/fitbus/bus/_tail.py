@@ -21,7 +21,7 @@ class _Gap:
     """Events of these types that are not here: nobody was subscribed, or they are too large."""
 
     def __init__(self, first_seq: int, last_seq: int, kinds: tuple[type[Event], ...]) -> None:
-        self.first_seq = first_seq
+        self.seq = first_seq
         self.last_seq = last_seq
         self.kinds = kinds
 
@@ -30,6 +30,8 @@ class _Gap:
 class Tail:
     """Keeps the latest events of a run, up to a number, and knows which ones it lacks.
 
+    Each `seq` from the oldest entry on is in an entry: an event, or a gap.
+
     Args:
         size: How many entries it keeps.
     """
@@ -37,14 +39,12 @@ class Tail:
     def __init__(self, size: int) -> None:
         self._entries: deque[Event | _Gap] = deque(maxlen=size)
         self._gap: _Gap | None = None  # the last entry, if that is one
-        self._start = 0  # the first seq that it can speak of
 
     def append(self, event: Event) -> None:
         """Keeps an event."""
         if type(event) is PredictBatchEnd:  # its outputs would hold the memory of whole batches
             self.skip(event.seq, _PREDICTED)
             return
-        self._make_room()
         self._entries.append(event)
         self._gap = None
 
@@ -52,7 +52,6 @@ class Tail:
         """Notes events, from `seq` on, that were not made since nobody was subscribed."""
         gap = self._gap
         if gap is None:
-            self._make_room()
             gap = self._gap = _Gap(seq, seq, kinds)
             self._entries.append(gap)
         elif gap.kinds is not kinds and not set(kinds).issubset(gap.kinds):
@@ -71,18 +70,19 @@ class Tail:
         self, seq: int, kinds: Sequence[type[Event]], subscriber: str, run: str
     ) -> Iterator[Event]:
         """The matching events after `seq`, a `Lagged` in the place of each loss."""
-        if seq + 1 < self._start:
+        entries = tuple(self._entries)
+        if entries and seq + 1 < (start := entries[0].seq):
             yield Lagged(
                 run=run,
                 subscriber=subscriber,
-                count=self._start - seq - 1,
+                count=start - seq - 1,
                 first_seq=seq + 1,
-                last_seq=self._start - 1,
+                last_seq=start - 1,
             )
-        for entry in tuple(self._entries):
+        for entry in entries:
             if isinstance(entry, _Gap):
                 if entry.last_seq > seq and any(issubclass(k, tuple(kinds)) for k in entry.kinds):
-                    first = max(entry.first_seq, seq + 1)
+                    first = max(entry.seq, seq + 1)
                     yield Lagged(
                         run=run,
                         subscriber=subscriber,
@@ -92,9 +92,3 @@ class Tail:
                     )
             elif entry.seq > seq and isinstance(entry, tuple(kinds)):
                 yield entry
-
-    def _make_room(self) -> None:
-        entries = self._entries
-        if len(entries) == entries.maxlen and entries:
-            oldest = entries[0]
-            self._start = (oldest.last_seq if isinstance(oldest, _Gap) else oldest.seq) + 1

@@ -65,6 +65,7 @@ class EarlyStopping(Callback):
         self._monitor = Monitor("EarlyStopping", monitor, mode, min_delta)
         self._monitor.check_count("patience", patience)
         self._monitor.check_count("start_from_epoch", start_from_epoch)
+        self._monitor.check_baseline(baseline)
         self.monitor = monitor
         self.min_delta = abs(min_delta)
         self.patience = patience

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Literal, final, get_args
 
 from fitbus.errors import InvalidArgumentError, one_of
@@ -11,19 +12,26 @@ __all__ = ["Mode", "Monitor"]
 
 Mode = Literal["auto", "min", "max"]
 
-# Names of which more is better, as parts of a metric's name.
-_MORE_IS_BETTER = (
-    "acc",
-    "auc",
-    "precision",
-    "recall",
-    "f1",
-    "fbeta",
-    "iou",
-    "r2",
-    "top_k",
-    "cosine",
+# Words of a metric's name that say that more is better, and words that say the contrary. Whole
+# words: "accumulated_error", "layer2_mse" and "various" hold "acc", "r2" and "iou" too.
+_MORE_IS_BETTER = frozenset(
+    (
+        "acc",
+        "auc",
+        "auroc",
+        "auprc",
+        "cosine",
+        "f1",
+        "f1score",
+        "fbeta",
+        "precision",
+        "r2",
+        "r2score",
+        "recall",
+        "topk",
+    )
 )
+_LESS_IS_BETTER = frozenset(("loss", "error", "distance"))
 
 
 @final
@@ -46,9 +54,7 @@ class Monitor:
         if not isinstance(min_delta, int | float) or not math.isfinite(min_delta):
             raise InvalidArgumentError(f"{owner}.min_delta", min_delta, "give a finite number")
         self.name = name
-        bare = name.removeprefix("val_").lower()
-        more = any(part in bare for part in _MORE_IS_BETTER) and "loss" not in bare
-        self.more_is_better = mode == "max" or (mode == "auto" and more)
+        self.more_is_better = mode == "max" or (mode == "auto" and _more_is_better(name))
         self._min_delta = abs(min_delta)
 
     def improves(self, value: float, best: float | None) -> bool:
@@ -68,9 +74,27 @@ class Monitor:
                 f"{self._owner}.monitor", self.name, f"the logs will have {sorted(names)}"
             )
 
+    def check_baseline(self, value: object) -> None:
+        """Refuses what nothing can be compared with."""
+        if value is not None and (not isinstance(value, int | float) or math.isnan(value)):
+            raise InvalidArgumentError(f"{self._owner}.baseline", value, "give a number, or None")
+
     def check_count(self, argument: str, value: object) -> None:
         """Refuses what is no whole number of at least 0."""
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise InvalidArgumentError(
                 f"{self._owner}.{argument}", value, "give a whole number of at least 0"
             )
+
+
+def _more_is_better(name: str) -> bool:
+    """What a name says about its direction: in words, with or without a number behind them."""
+    words = re.findall(r"[a-z0-9]+", name.lower().replace("top_k", "topk"))
+    if not _LESS_IS_BETTER.isdisjoint(words):
+        return False
+    return any(
+        word in _MORE_IS_BETTER
+        or word.rstrip("0123456789") in _MORE_IS_BETTER
+        or word.endswith(("accuracy", "iou"))
+        for word in words
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, final
 
 import jax
@@ -35,7 +35,10 @@ class ArraySource(Source):
         seed: tuple[int, ...],
         pad: bool,
     ) -> None:
-        self._x, self._y, self._weight = x, y, weight
+        # Flattened once: of what a batch costs, walking through trees would be the most.
+        self._leaves, tree = jax.tree.flatten((x, y))
+        self._unflatten: Callable[[list[Any]], tuple[Any, Any]] = tree.unflatten  # type: ignore[attr-defined]  # jax's trees are untyped
+        self._weight = weight
         self._count = rows(x)
         self._size = min(batch_size, self._count)
         self._shuffle = shuffle
@@ -51,26 +54,31 @@ class ArraySource(Source):
         order: np.ndarray[Any, Any] | None = None
         if self._shuffle:
             order = np.random.default_rng([*self._seed, number]).permutation(self._count)
-        for start in range(0, self._count, self._size):
-            yield self._batch(start, min(start + self._size, self._count), order)
+        size = self._size
+        for start in range(0, self._count - size + 1, size):
+            stop = start + size
+            picked = slice(start, stop) if order is None else order[start:stop]
+            yield HostBatch(self._batch(picked, self._weights(picked)), size)
+        if rest := self._count % size:
+            yield self._short_batch(np.arange(self._count) if order is None else order, rest)
 
-    def _batch(self, start: int, stop: int, order: np.ndarray[Any, Any] | None) -> HostBatch:
-        real = stop - start
-        short = real < self._size and self._pad
-        picked: Any = slice(start, stop) if order is None else order[start:stop]
-        if short:
-            picked = np.arange(start, stop) if order is None else picked
-            picked = np.concatenate([picked, np.repeat(picked[-1:], self._size - real)])
-        weight = self._ones if self._weight is None else pick_rows(self._weight, picked)
-        if short:
-            weight = np.array(weight)
-            weight[real:] = 0
-        elif len(weight) > real:
-            weight = weight[:real]
-        pick = lambda leaf: pick_rows(leaf, picked)  # noqa: E731  # for both trees
-        return HostBatch(
-            sent(Batch(jax.tree.map(pick, self._x), jax.tree.map(pick, self._y), weight)), real
-        )
+    def _batch(self, picked: Any, weight: Any) -> Batch:
+        x, y = self._unflatten([pick_rows(leaf, picked) for leaf in self._leaves])
+        batch: Batch = sent(Batch(x, y, weight))
+        return batch
+
+    def _weights(self, picked: Any) -> Any:
+        return self._ones if self._weight is None else pick_rows(self._weight, picked)
+
+    def _short_batch(self, order: Any, rest: int) -> HostBatch:
+        """The last batch of a pass: filled up with its last row, which then weighs nothing."""
+        picked = order[-rest:]
+        if not self._pad:
+            return HostBatch(self._batch(picked, self._weights(picked)[:rest]), rest)
+        picked = np.concatenate([picked, np.repeat(picked[-1:], self._size - rest)])
+        weight = np.array(self._weights(picked))
+        weight[rest:] = 0
+        return HostBatch(self._batch(picked, weight), rest)
 
 
 def rows(tree: Any, argument: str = "x") -> int:
