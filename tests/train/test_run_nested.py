@@ -47,12 +47,12 @@ def predictions(state: TrainState) -> Any:
     return X @ np.asarray(state.params["w"]) + np.asarray(state.params["b"])
 
 
-def evaluates(run: Run[Any], **options: Any) -> Awaitable[Any]:
-    return run.evaluate(X, Y, batch_size=32, **options)
+async def evaluates(run: Run[Any], **options: Any) -> Any:
+    return await run.evaluate(X, Y, batch_size=32, **options)
 
 
-def predicts(run: Run[Any], **options: Any) -> Awaitable[Any]:
-    return run.predict(X, batch_size=32, **options)
+async def predicts(run: Run[Any], **options: Any) -> Any:
+    return await run.predict(X, batch_size=32, **options)
 
 
 Nested = Callable[..., Awaitable[Any]]
@@ -128,6 +128,7 @@ async def test_with_callbacks_they_are_a_run_of_their_own(
     parent = run.add(parents)
     subscription = trainer.bus.add(everywhere)
     concurrent: list[str] = []
+    step = int(trainer.state.step)
 
     async def waits(event: Event) -> None:
         concurrent.append(type(event).__name__)
@@ -150,7 +151,7 @@ async def test_with_callbacks_they_are_a_run_of_their_own(
 
     if when == "before":
         await nested(run, callbacks=callbacks)
-        check(int(trainer.state.step))
+        check(step)
         parent.cancel()
     else:
         async with run:
