@@ -317,7 +317,7 @@ async def test_a_handler_that_fails_at_failures_is_told_once() -> None:
         publisher = bus.publisher()
         publisher.barrier(Tick(number=0))
         await bus.drain(None, 30)
-        assert publisher.boundary() is not None
+        publisher.boundary()
     assert [event.event_seq for event in calls] == [0]
 
 
