@@ -59,13 +59,14 @@ class Script:
         validation: Sequence[float] | None = None,
         **arguments: Any,
     ) -> fitbus.History:
-        """An epoch, of one batch, for each value."""
+        """An epoch, of one batch, for each value; from `initial_epoch` on."""
         row = np.full((1, LONGEST), math.nan, np.float32)
         if validation is not None:
             row[0, : len(validation)] = validation
             arguments["validation_data"] = [row]
+        rows = np.stack([np.arange(len(values)), values], axis=1).astype(np.float32)
         return await self.trainer.fit(
-            np.stack([np.arange(len(values)), values], axis=1).astype(np.float32),
+            rows[arguments.get("initial_epoch", 0) :],
             batch_size=1,
             steps_per_epoch=1,
             shuffle=False,

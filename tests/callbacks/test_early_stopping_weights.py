@@ -30,6 +30,7 @@ NAN = math.nan
         ([1, 5, 4, 3, 4], {"start_from_epoch": 2}, 5, 3),
         ([NAN, 5, 4, 6], {}, 4, 2),
         ([NAN, NAN, NAN], {"patience": 9}, 3, 0),
+        ([1, NAN, NAN], {"patience": 9, "start_from_epoch": 1}, 3, 1),
         ([2, 1.75, 1.5, 1.25], {"min_delta": 1, "patience": 9}, 4, 0),
     ],
     ids=[
@@ -40,6 +41,7 @@ NAN = math.nan
         "of the epochs that are judged",
         "a first NaN",
         "nothing but NaN: the first epoch",
+        "nothing but NaN: the first one that is judged",
         "the best is what improved, not the least",
     ],
 )

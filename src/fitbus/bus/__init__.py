@@ -2,7 +2,16 @@
 
 from fitbus.bus._bus import Bus
 from fitbus.bus._host import Host
-from fitbus.bus._options import Handler, HandlerOptions, Hook, OnError, Options, Overflow, handler
+from fitbus.bus._options import (
+    Handler,
+    HandlerOptions,
+    Hook,
+    OnError,
+    Options,
+    Overflow,
+    handler,
+    is_coroutine_function,
+)
 from fitbus.bus._publisher import Publisher
 from fitbus.bus._statistics import (
     BusStatistics,
@@ -32,5 +41,6 @@ __all__ = [
     "Subscription",
     "SubscriptionStatistics",
     "handler",
+    "is_coroutine_function",
     "standing",
 ]

@@ -24,6 +24,7 @@ __all__ = [
     "declared",
     "event_types",
     "handler",
+    "is_coroutine_function",
     "name_of",
 ]
 

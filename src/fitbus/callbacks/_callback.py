@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fitbus.bus import Hook, OnError, Options, Overflow
+from fitbus.bus import Hook, OnError, Options, Overflow, is_coroutine_function
 from fitbus.events import (
     BatchBegin,
     BatchEnd,
@@ -206,7 +205,7 @@ _HOOKS: dict[type[Event], tuple[str, ...]] = {
 
 def _hook(kind: type[Event], function: Callable[..., Any]) -> Hook:
     """Calls a method with what Keras gives it: an index where there is one, and the logs."""
-    is_async = inspect.iscoroutinefunction(function)
+    is_async = is_coroutine_function(function)
     index = (
         "epoch"
         if kind in (EpochBegin, EpochEnd)

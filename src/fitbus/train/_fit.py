@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, final, get_args
+
+import jax
+import numpy as np
 
 from fitbus.control import Evaluate
 from fitbus.errors import ControlRejectedError
@@ -166,10 +169,7 @@ class FitJob:
         engine.activity = "in a handler of EpochEnd"
         shared = publisher.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
-        numbers: dict[str, float] = {
-            k: v for k, v in sorted(shared.items()) if isinstance(v, int | float)
-        }
-        self._logs = numbers
+        self._logs = _numbers(shared)
         engine.boundary()
 
     def _batches(self, engine: Engine) -> dict[str, float]:
@@ -222,3 +222,10 @@ class FitJob:
         if isinstance(self._validation_freq, int):
             return (epoch + 1) % self._validation_freq == 0
         return epoch + 1 in self._validation_freq
+
+
+def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of logs to which callbacks have added what they like."""
+    kinds = int | float | np.generic | np.ndarray | jax.Array
+    scalars = {k: np.asarray(v) for k, v in sorted(logs.items()) if isinstance(v, kinds)}
+    return {k: float(v) for k, v in scalars.items() if v.ndim == 0 and v.dtype.kind in "biuf"}
