@@ -113,10 +113,13 @@ class ModelView:
         self._post_now(UpdateState(lambda state: dataclasses.replace(state, params=params)))
 
     def save_weights(self, filepath: str | Path) -> None:
-        """Writes the parameters to a file, as NumPy's npz, under the paths of their leaves."""
+        """Writes the parameters to a file, as NumPy's npz, under the paths of their leaves.
+
+        Types that such a file can't hold, like bfloat16, are written as float32, which holds them.
+        """
         params = self.engine("save_weights").state.params
         named: dict[str, Any] = {
-            jax.tree_util.keystr(path): np.asarray(leaf)
+            jax.tree_util.keystr(path): _plain(np.asarray(leaf))
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         }
         path = Path(filepath)
@@ -149,6 +152,7 @@ class ModelView:
     ) -> Any:
         """Predicts with the state as it is; publishes nothing, unless given callbacks."""
         del verbose
+        self.engine("predict")
         return self._nested(Nested.predict(self._trainer, x, batch_size, steps), callbacks)
 
     def evaluate(
@@ -169,6 +173,7 @@ class ModelView:
             As in Keras: the loss, or a list of the loss and the metrics; with `return_dict` a dict.
         """
         del verbose
+        self.engine("evaluate")
         nested = Nested.evaluate(self._trainer, x, y, batch_size, sample_weight, steps)
         logs: dict[str, float] = self._nested(nested, callbacks)
         if return_dict:
@@ -255,3 +260,8 @@ class OptimizerView:
     def iterations(self) -> int:
         """Completed optimizer updates."""
         return int(self._model.engine("optimizer").state.step)
+
+
+def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An array of a type that NumPy itself knows."""
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
