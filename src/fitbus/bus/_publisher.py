@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, final
-
-from msgspec.structs import force_setattr
+from typing import TYPE_CHECKING, Any, Self, final
 
 from fitbus.bus._deferred import Deferred
 from fitbus.bus._desk import ApplyControl, Desk
+from fitbus.bus._envelope import stamped
 from fitbus.bus._failures import Failures
 from fitbus.bus._policy import failed
 from fitbus.bus._routes import Route, Routes
@@ -37,15 +36,14 @@ class Publisher:
     `publish` may be called in any thread; `boundary` and `barrier` in the training thread only.
     A loop by hand:
 
-        publisher = bus.publisher()
-        for batch in range(batches):
-            for control in publisher.boundary():
-                ...                              # act on it; going on acknowledges it
-            ...                                  # the step
-            publisher.step += 1
-            publisher.publish(BatchEnd(batch=batch, logs=logs, batch_logs=logs))
-        publisher.barrier(TrainEnd(logs=logs))
-        publisher.close()
+        with bus.publisher() as publisher:
+            for batch in range(batches):
+                for control in publisher.boundary():
+                    ...                              # act on it; going on acknowledges it
+                ...                                  # the step
+                publisher.step += 1
+                publisher.publish(BatchEnd(batch=batch, logs=logs, batch_logs=logs))
+            publisher.barrier(TrainEnd(logs=logs))
 
     Args:
         bus: The bus.
@@ -97,6 +95,14 @@ class Publisher:
         self.standstill = Standstill(self, bus)
         bus.runs.attach(self)
 
+    def __enter__(self) -> Self:
+        """Closes it when the block is left."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes it."""
+        self.close()
+
     def publish(self, event: Event) -> None:
         """Stamps an event and puts it into the mailboxes. Any thread; never blocks.
 
@@ -109,8 +115,7 @@ class Publisher:
             if self.closed:
                 return
             route = self._routes.of_event(event)
-            event = self._stamp(event)
-            self._deliver(event, route, errors)
+            event = self._deliver(event, route, errors)
             if route.on_loop:
                 self.standstill.calls_on_loop(event, route.on_loop, errors, waited_for=False)
             if route.in_thread:
@@ -154,8 +159,7 @@ class Publisher:
             if self.closed:
                 return logs
             route = self._routes.of_event(event)
-            event = self._stamp(event)
-            self._deliver(event, route, errors)
+            event = self._deliver(event, route, errors)
             calls = (
                 self.standstill.calls_on_loop(event, route.on_loop, errors) if route.on_loop else []
             )
@@ -268,20 +272,12 @@ class Publisher:
         """Wakes the thread if it stands still. Any thread."""
         self.standstill.ring()
 
-    def _stamp(self, event: Event) -> Event:
-        if event.seq != -1:
-            event = event.__copy__()  # type: ignore[attr-defined]  # published before: that one stays as it is
-        force_setattr(event, "run", self.run)
-        force_setattr(event, "seq", self._seq)
-        force_setattr(event, "time", time.time())
-        force_setattr(event, "step", self.step)
-        force_setattr(event, "epoch", self.epoch)
-        self._seq += 1
-        return event
-
     def _deliver(
         self, event: Event, route: Route, errors: list[tuple[Subscription[Any], BaseException]]
-    ) -> None:
+    ) -> Event:
+        """Stamps an event, and puts it into the mailboxes. The lock is held."""
+        event = stamped(event, self.run, self._seq, self.step, self.epoch)
+        self._seq += 1
         self._bus.published += 1
         self.tail.append(event)
         for subscription in route.mailboxes:
@@ -289,6 +285,7 @@ class Publisher:
                 subscription.offer(event)
             except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
                 errors.append((subscription, error))
+        return event
 
     def run_deferred(self, before: float = math.inf) -> None:
         """Calls `def` handlers for what others published (`before` a `seq`). Training thread.

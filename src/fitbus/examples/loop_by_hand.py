@@ -10,7 +10,6 @@ leaves that to the publisher.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -121,7 +120,7 @@ def train_applying(publisher: fitbus.Publisher, steering: Steering) -> Array:
     """The form with `apply=`: controls also act while the loop waits in `barrier`."""
     x, y, _ = data()
     w = jnp.zeros(4)
-    with contextlib.closing(publisher):
+    with publisher:  # closes it: what is sent later is rejected, and nobody waits for ever
         for epoch in range(EPOCHS):
             publisher.epoch = epoch
             total = 0.0
