@@ -54,10 +54,11 @@ class Runs(Mapping[str, Run[History]]):
         """Stops, or cancels, all runs, and waits for them."""
         tasks, self._tasks = self._tasks, None
         assert tasks is not None
-        for run in self._runs.values():
-            run.post(StopTraining("the service is shutting down", validate=False), "Runs")
         if error is not None:
             tasks.cancel_scope.cancel()
+        else:
+            for run in self._runs.values():
+                run.post(StopTraining("the service is shutting down", validate=False), "Runs")
         await tasks.__aexit__(None, None, None)
         if self._interrupt is not None:
             raise self._interrupt
