@@ -101,7 +101,7 @@ class Pipeline:
         out.append((batch, step, vector))
         while out and out[0][2].is_ready():
             self._land()
-        if len(out) > self._flight.limit:
+        if len(out) >= self._flight.limit:
             self._publisher.flush()
             jax.block_until_ready(out[0][2])
             self._land()
