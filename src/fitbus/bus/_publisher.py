@@ -210,12 +210,10 @@ class Publisher:
             RunCancelledError: The run was cancelled.
         """
         self.run_deferred()
-        self.failures.check()
-        if self.standstill.cancelled:
-            raise RunCancelledError(f"run {self.run!r} was cancelled")
+        self._check_going_on()
         if self._bus.crowded:
             self.standstill.wait_for_room()
-            self.failures.check()
+            self._check_going_on()
         if self.desk.apply is None:
             return self.desk.pending()
         if self.inbox:
@@ -271,6 +269,11 @@ class Publisher:
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""
         self.standstill.ring()
+
+    def _check_going_on(self) -> None:
+        self.failures.check()
+        if self.standstill.cancelled:
+            raise RunCancelledError(f"run {self.run!r} was cancelled")
 
     def _deliver(
         self, event: Event, route: Route, errors: list[tuple[Subscription[Any], BaseException]]
