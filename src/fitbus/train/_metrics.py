@@ -125,4 +125,5 @@ class MetricsLayout:
 def _add(total: Any, error: Any, value: Any) -> tuple[Any, Any]:
     corrected = value - error
     new = total + corrected
-    return new, (new - total) - corrected
+    # An infinite sum has no error, and stays infinite as any sum does.
+    return new, jnp.where(jnp.isfinite(new), (new - total) - corrected, 0)
