@@ -67,7 +67,7 @@ class FitJob:
         self._validation_freq = validation_freq
         self._layout: MetricsLayout | None = None
         self._logs: dict[str, float] = {}
-        self.history = History()
+        self.history = History({"verbose": 0, "epochs": epochs, "steps": feed.steps})
         self.checks: list[Callable[[frozenset[str]], object]] = []
 
     @property

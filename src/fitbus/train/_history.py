@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import Any, final
 
 __all__ = ["History"]
 
@@ -15,9 +15,11 @@ class History:
     Attributes:
         epoch: The epochs that ended, from 0.
         history: For each name, the values in order; what a callback added to the logs included.
+        params: What Keras keeps there too: `verbose`, `epochs` and `steps`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        self.params: dict[str, Any] = dict(params or {})
         self.epoch: list[int] = []
         self.history: dict[str, list[float]] = {}
 
