@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from fitbus import Bus, EpochEnd, Event
-from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError
+from fitbus import Bus, Event
+from fitbus.errors import BusClosedError, FitbusError
 from fitbus.testing import Gate
 
 pytestmark = pytest.mark.anyio
@@ -235,133 +233,3 @@ async def test_handlers_go_on_when_the_first_of_two_hosts_leaves_first() -> None
             publisher.publish(Tick(number=2))
             await bus.drain(None, 30)
     assert numbers == [0, 1, 2]
-
-
-async def test_leaving_the_block_delivers_what_is_there() -> None:
-    """Whether the body ended or raised; its error leaves as itself, in no group."""
-    for error in (None, KeyError("body")):
-        recorder = Recorder()
-        bus = Bus()
-        bus.add(recorder, Tick)
-
-        async def body(bus: Bus = bus, error: Exception | None = error) -> None:
-            async with bus:
-                for number in range(100):
-                    bus.publisher().publish(Tick(number=number))
-                if error is not None:
-                    raise error
-
-        if error is None:
-            await body()
-        else:
-            with pytest.raises(KeyError, match="body") as caught:
-                await body()
-            assert caught.value is error
-        assert recorder.numbers == list(range(100))
-
-
-async def test_leaving_by_cancellation_delivers_what_is_there() -> None:
-    """Handlers are shielded from it, and the cancellation isn't swallowed."""
-    recorder = Recorder()
-    after: list[str] = []
-    with anyio.CancelScope() as scope:
-        async with Bus() as bus:
-
-            async def slow(event: Tick) -> None:
-                await anyio.lowlevel.checkpoint()
-                await recorder(event)
-
-            bus.add(slow, Tick)
-            for number in range(10):
-                bus.publisher().publish(Tick(number=number))
-            scope.cancel()
-            await anyio.lowlevel.checkpoint()
-            after.append("body")
-    assert scope.cancelled_caught
-    assert recorder.numbers == list(range(10))
-    assert after == []
-
-
-@pytest.mark.parametrize(
-    "anyio_backend",
-    [("asyncio", {}), ("asyncio", {"use_uvloop": True})],
-    ids=["asyncio", "uvloop"],
-)
-async def test_native_cancellations_get_through_to_a_handler_that_hangs() -> None:
-    """One ends the body, the next ones the waits for the handler; nothing is left running."""
-    gate, ended = Gate(), list[str]()
-
-    async def hang(event: Tick) -> None:
-        try:
-            await gate.pass_async()
-        finally:
-            ended.append("handler")
-
-    async def serve() -> None:
-        async with Bus() as bus:
-            bus.add(hang, Tick)
-            bus.publisher().publish(Tick(number=0))
-            await anyio.sleep_forever()
-
-    before = asyncio.all_tasks()
-    task = asyncio.create_task(serve())
-    await gate.wait_arrived()
-    for _ in range(3):
-        assert ended == []
-        task.cancel()
-        await anyio.wait_all_tasks_blocked()
-    assert task.cancelled()
-    assert ended == ["handler"]
-    assert asyncio.all_tasks() == before
-
-
-async def test_a_handler_that_runs_past_drain_s_is_cancelled_and_reported(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """With what waited behind it; closing again gives the same report."""
-    gate, ended = Gate(), list[str]()
-
-    async def hang(event: Tick) -> None:
-        gate.open()
-        try:
-            await anyio.sleep_forever()
-        finally:
-            ended.append("cancelled")
-
-    async with Bus() as bus:
-        bus.add(hang, Tick, name="hanging")
-        for number in range(5):
-            bus.publisher().publish(Tick(number=number))
-        await gate.pass_async()
-        report = await bus.aclose(drain_s=0.01)
-        assert await bus.aclose() is report
-        with pytest.raises(InvalidArgumentError, match=r"^drain_s: "):
-            await bus.aclose(drain_s=-1)
-    entry = report.by_name["hanging"]
-    assert (entry.delivered, entry.dropped, entry.undelivered) == (0, 0, 5)
-    assert not report.complete
-    assert ended == ["cancelled"]
-    assert "'hanging' was cancelled: it ran on past drain_s" in caplog.text
-
-
-async def test_closing_reports_what_each_got() -> None:
-    """Those that have ended before among them, in the order of subscribing."""
-    async with Bus() as bus:
-        publisher = bus.publisher()
-        for name in ("first", "second", "third"):
-            bus.add(Recorder(), Tick, name=name)
-        gone = bus.add(Recorder(), Tick, name="gone")
-        publisher.publish(Tick(number=0))
-        await bus.drain(None, 30)
-        gone.cancel()
-        await anyio.wait_all_tasks_blocked()
-        publisher.publish(Tick(number=1))
-        publisher.publish(EpochEnd())
-        report = await bus.aclose()
-    assert [(entry.name, entry.delivered) for entry in report.subscribers] == [
-        ("first", 2),
-        ("second", 2),
-        ("third", 2),
-        ("gone", 1),
-    ]
-    assert report.complete

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from fitbus import Bus, EpochEnd, Event, Lagged, Subscription
-from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError, RunEndedError
+from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError
 
 pytestmark = pytest.mark.anyio
 
@@ -282,54 +282,6 @@ async def test_an_error_of_its_predicate_is_raised_where_the_stream_is_read() ->
             await anext(stream)
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
-
-
-async def test_wait_for_gives_the_next_event_that_matches() -> None:
-    """Not one from before; with nothing left behind on the bus."""
-    async with Bus() as bus, anyio.create_task_group() as tasks:
-        found: list[int] = []
-
-        async def wait(least: int) -> None:
-            found.append((await bus.wait_for(Tick, where=lambda e: e.number >= least)).number)
-
-        publish(bus, range(100, 110))
-        tasks.start_soon(wait, 3)
-        await anyio.wait_all_tasks_blocked()
-        publish(bus, range(6))
-        with anyio.fail_after(30):
-            while not found:
-                await anyio.lowlevel.checkpoint()
-        assert found == [3]
-        assert bus.statistics().subscriptions == ()
-
-
-async def test_wait_for_says_why_nothing_came() -> None:
-    """Too late, the bus closed, or the predicate raised."""
-    bus = Bus()
-    with pytest.raises(TimeoutError, match=r"no matching Tick or EpochEnd came within 0.01 s"):
-        await bus.wait_for(Tick, EpochEnd, timeout=0.01)
-    with pytest.raises(InvalidArgumentError, match=r"^timeout: "):
-        await bus.wait_for(Tick, timeout=0)
-    errors: list[BaseException] = []
-
-    async def wait(where: Callable[[Tick], object]) -> None:
-        with pytest.raises((RunEndedError, ZeroDivisionError)) as caught:
-            await bus.wait_for(Tick, where=where)
-        errors.append(caught.value)
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait, lambda event: event.number / 0)
-        await anyio.wait_all_tasks_blocked()
-        publish(bus, range(2))
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait, lambda event: event.number)
-        await anyio.wait_all_tasks_blocked()
-        await bus.aclose()
-    raised, ended = errors
-    assert isinstance(raised, ZeroDivisionError)
-    assert isinstance(ended, RunEndedError)
-    assert ended.run is None
-    assert str(ended) == "the bus was closed before a matching Tick came"
 
 
 async def test_a_stream_that_was_opened_and_forgotten_gives_a_warning() -> None:
