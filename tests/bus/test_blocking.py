@@ -316,11 +316,11 @@ async def test_a_warning_names_the_slow_subscriber_once(caplog: pytest.LogCaptur
                 tasks.start_soon(training.run, 1)
                 await training.held.pass_async()
                 await anext(stream)
-    warnings = [record.getMessage() for record in caplog.records]
-    assert warnings == [
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning == (
         f"run 'run-1' is held: subscriber {stream.name!r} has no room in its mailbox of {SIZE}"
         ' events (overflow="block"); make it faster, or choose another overflow'
-    ]
+    )
 
 
 async def test_only_the_run_that_a_subscriber_listens_to_is_held() -> None:
