@@ -125,18 +125,19 @@ class Publisher:
         if not 0.0 <= event.time - self._flushed < self._flush_s:
             self.flush(event.time)
 
-    def skip(self, kinds: tuple[type[Event], ...]) -> None:
-        """Takes the places in the order of events that nobody is subscribed to, unmade.
+    def skip(self, kinds: tuple[type[Event], ...], times: int = 1) -> None:
+        """Takes the places of events that nobody is subscribed to, so many times these types.
 
         A loop asks `wanted` first; so `seq` doesn't depend on who listens.
         """
+        count = len(kinds) * times
         with self.lock:
-            self.tail.skip(self._seq, kinds)
-            self._seq += len(kinds)
+            self.tail.skip(self._seq, kinds, count)
+            self._seq += count
 
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody is subscribed to a type, or to a base of it."""
-        return any(self._routes.of(kind))
+        return self._routes.of(kind).wanted
 
     def waits(self, kind: type[Event]) -> bool:
         """Whether training has to wait for a handler of a type."""
@@ -227,8 +228,7 @@ class Publisher:
     def stand_still(self, until: Callable[[], bool]) -> None:
         """Waits in the training thread, serving the inbox, until something holds.
 
-        Returns early if the run was cancelled, or a handler's error ends it; `boundary` then raises
-        that.
+        Returns early if the run was cancelled, or a handler's error ends it.
         """
         self.standstill.wait(lambda: until() or self.standstill.cancelled or self.failures.pending)
 

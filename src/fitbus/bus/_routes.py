@@ -22,11 +22,8 @@ class Route(NamedTuple):
     mailboxes: tuple[Subscription[Any], ...]
     on_loop: tuple[tuple[Subscription[Any], Hook], ...]
     in_thread: tuple[tuple[Subscription[Any], Hook], ...]
-
-    @property
-    def waiting(self) -> bool:
-        """Whether training waits for any of them."""
-        return bool(self.on_loop or self.in_thread)
+    wanted: bool  # there is one
+    waiting: bool  # training waits for one
 
 
 @final
@@ -76,4 +73,6 @@ def _route(kind: type[Event], run: str, subscriptions: Iterable[Subscription[Any
             on_loop.append((subscription, hook))
         else:
             in_thread.append((subscription, hook))
-    return Route(tuple(mailboxes), tuple(on_loop), tuple(in_thread))
+    waiting = bool(on_loop or in_thread)
+    wanted = waiting or bool(mailboxes)
+    return Route(tuple(mailboxes), tuple(on_loop), tuple(in_thread), wanted, waiting)

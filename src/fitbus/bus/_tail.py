@@ -20,6 +20,8 @@ _PREDICTED = (PredictBatchEnd,)
 class _Gap:
     """Events of these types that are not here: nobody was subscribed, or they are too large."""
 
+    __slots__ = ("kinds", "last_seq", "seq")
+
     def __init__(self, first_seq: int, last_seq: int, kinds: tuple[type[Event], ...]) -> None:
         self.seq = first_seq
         self.last_seq = last_seq
@@ -43,12 +45,12 @@ class Tail:
     def append(self, event: Event) -> None:
         """Keeps an event."""
         if type(event) is PredictBatchEnd:  # its outputs would hold the memory of whole batches
-            self.skip(event.seq, _PREDICTED)
+            self.skip(event.seq, _PREDICTED, 1)
             return
         self._entries.append(event)
         self._gap = None
 
-    def skip(self, seq: int, kinds: tuple[type[Event], ...]) -> None:
+    def skip(self, seq: int, kinds: tuple[type[Event], ...], count: int) -> None:
         """Notes events, from `seq` on, that were not made since nobody was subscribed."""
         gap = self._gap
         if gap is None:
@@ -56,7 +58,7 @@ class Tail:
             self._entries.append(gap)
         elif gap.kinds is not kinds and not set(kinds).issubset(gap.kinds):
             gap.kinds = (*gap.kinds, *kinds)
-        gap.last_seq = seq + len(kinds) - 1
+        gap.last_seq = seq + count - 1
 
     def replay(self, stream: Subscription[Any], after: int, run: str) -> None:
         """Puts the events of a run after `after` into a stream. The bus' lock is held."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping
+from numbers import Integral
 from typing import Any, TypedDict, final
 
 import jax
@@ -94,16 +95,29 @@ class FitArguments:
                 "validation_split", split, "give a fraction of at least 0 and below 1"
             )
         freq = self.validation_freq
-        if isinstance(freq, int):
+        if isinstance(freq, Integral):
             positive("validation_freq", freq, also="a collection of epoch numbers")
         elif isinstance(freq, str) or not (
-            isinstance(freq, Collection) and all(isinstance(number, int) for number in freq)
+            isinstance(freq, Collection)
+            and all(isinstance(number, Integral) and number >= 1 for number in freq)
         ):
             raise InvalidArgumentError(
                 "validation_freq",
                 freq,
-                "give a whole number of at least 1, or a collection of epoch numbers",
+                "give a whole number of at least 1, or a collection of such epoch numbers",
             )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> FitArguments:
+        """Takes what `Trainer.run` was given.
+
+        Raises:
+            TypeError: It takes no argument of that name.
+        """
+        for name in given:
+            if name not in cls.__dataclass_fields__:
+                raise TypeError(f"Trainer.run() got an unexpected keyword argument {name!r}")
+        return cls(**given)
 
     def job(
         self,
@@ -233,7 +247,7 @@ def positive(
     if none and value is None:
         return
     least = 0 if zero else 1
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         allowed = f"give a whole number of at least {least}"
         raise InvalidArgumentError(argument, value, f"{allowed}, or {also}" if also else allowed)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from fitbus.errors import InvalidArgumentError
+from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.train._run import Run
@@ -19,6 +20,10 @@ def attach(run: Run[Any], callback: Any) -> None:
     Raises:
         InvalidArgumentError: It is neither.
     """
+    if isinstance(callback, type) and issubclass(callback, Event):
+        raise InvalidArgumentError(
+            "callbacks", callback, "an event type doesn't listen; give a function that takes one"
+        )
     if isinstance(callback, type):
         raise InvalidArgumentError(
             "callbacks", callback, f"give an instance: {callback.__name__}()"

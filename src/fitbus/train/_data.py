@@ -74,6 +74,8 @@ class IterableSource(Source):
     def _complete(self, item: Any) -> HostBatch:
         x, y, weight = _parts(self._argument, item)
         count = rows(x, f"{self._argument} batch")
+        if count == 0:
+            raise DataError(f"{self._argument} batch", "it is empty; leave such batches out")
         _same_length(f"{self._argument} batch: x", count, "y", y)
         if self._size is None:
             self._size = count
@@ -124,12 +126,15 @@ def source(
     count = rows(x, argument)
     if count == 0:
         raise DataError(argument, "it is empty; there is nothing to go through")
-    _same_length(argument, count, "y", y)
-    weight = None if sample_weight is None else check_weight("sample_weight", sample_weight, count)
+    prefix = "" if argument == "x" else f"{argument}: "
+    _same_length(argument, count, f"{prefix}y", y)
+    weight = sample_weight
+    if weight is not None:
+        weight = check_weight(f"{prefix}sample_weight", weight, count)
     if by_class is not None:
         weight = weight_by_class(by_class, y) * (1 if weight is None else weight)
     if weight is not None and not weight.any():
-        raise DataError("sample_weight", "all weights are zero; there is nothing to learn from")
+        raise DataError(f"{prefix}sample_weight", "all weights are zero; there is nothing to learn from")
     return ArraySource(x, y, weight, batch_size=batch_size, shuffle=shuffle, seed=seed, pad=pad)
 
 
@@ -142,6 +147,11 @@ def is_arrays(x: Any) -> bool:
 
 
 def _as_arrays(argument: str, tree: Any) -> Any:
+    if isinstance(tree, Iterator | AsyncIterator):
+        raise DataError(
+            argument,
+            f"found {type(tree).__name__}; x and y are arrays, or batches (x, y) come as x alone",
+        )
     if isinstance(tree, list):
         tree = np.asarray(tree)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, final
 
 import jax
@@ -16,6 +17,7 @@ from fitbus.train._pipeline import Pipeline
 from fitbus.train._source import HostBatch
 from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps, zeros
+from fitbus.train._task import Batch
 
 __all__ = ["EvaluateJob", "evaluate", "evaluate_quietly"]
 
@@ -43,6 +45,13 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     logs: dict[str, float] = {}
     pipeline: Pipeline | None = None
     running: Any = None
+    step: Any = None
+
+    def compute(batch: Batch) -> Any:
+        nonlocal running
+        running, vector = step(engine.state, running, batch)
+        return vector
+
     batches = feed.epoch()
     index = 0
     while not engine.called_off():
@@ -55,17 +64,11 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
             layout = engine.steps.eval_layout(engine.state, item.batch)
             pipeline = engine.pipeline = Pipeline(publisher, layout, _KINDS, engine.flight)
             running = zeros(layout, engine.state)
-        step = engine.steps.evaluate(engine.state, item.batch)
-
-        def compute(item: HostBatch = item, step: Any = step) -> Any:
-            nonlocal running
-            running, vector = step(engine.state, running, item.batch)
-            return vector
-
+            step = engine.steps.evaluate(engine.state, item.batch)
         if pipeline.exact:
-            pipeline.around(index, engine.updates, compute, 0)
+            pipeline.around(index, engine.updates, partial(compute, item.batch), 0)
         else:
-            pipeline.push(index, engine.updates, compute())
+            pipeline.push(index, engine.updates, compute(item.batch))
         index += 1
         engine.boundary()
         if engine.stop_evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, final, get_args
 
 import jax
@@ -26,8 +27,8 @@ from fitbus.train._feed import Feed
 from fitbus.train._history import History
 from fitbus.train._metrics import MetricsLayout
 from fitbus.train._pipeline import Pipeline
-from fitbus.train._source import HostBatch
 from fitbus.train._steps import zeros
+from fitbus.train._task import Batch
 
 __all__ = ["FitJob"]
 
@@ -184,6 +185,13 @@ class FitJob:
         batches = self._feed.epoch()
         index = 0
         fetch_s = 0.0
+
+        def compute(batch: Batch) -> Any:
+            nonlocal running
+            engine.state, running, vector = step(engine.state, running, batch)
+            engine.updates += 1
+            return vector
+
         while True:
             engine.boundary()
             if engine.stops or engine.stop_epoch:
@@ -201,17 +209,10 @@ class FitJob:
             engine.activity = "in the train step (compiling, or running)"
             if step is None:
                 step = engine.steps.train(engine.state, item.batch)
-
-            def compute(item: HostBatch = item, step: Any = step) -> Any:
-                nonlocal running
-                engine.state, running, vector = step(engine.state, running, item.batch)
-                engine.updates += 1
-                return vector
-
             if pipeline.exact:
-                pipeline.around(index, engine.updates, compute, 1)
+                pipeline.around(index, engine.updates, partial(compute, item.batch), 1)
             else:
-                vector = compute()
+                vector = compute(item.batch)
                 pipeline.push(index, engine.updates, vector)
             index += 1
         logs = pipeline.logs()
@@ -219,7 +220,7 @@ class FitJob:
         return logs
 
     def _is_due(self, epoch: int) -> bool:
-        if isinstance(self._validation_freq, int):
+        if not isinstance(self._validation_freq, Collection):
             return (epoch + 1) % self._validation_freq == 0
         return epoch + 1 in self._validation_freq
 

@@ -65,15 +65,21 @@ class MetricsLayout:
             raise InvalidArgumentError(
                 f"the metrics of {who}", metrics, "return a dict of names to scalars"
             )
+        for name in metrics:
+            if not isinstance(name, str):
+                raise InvalidArgumentError(f"the metrics of {who}", name, "give texts as names")
+        self._who = who
         self.names: tuple[str, ...] = tuple(sorted(metrics))
         self._means = tuple(n for n in self.names if not isinstance(metrics[n], Fold))
         self._folds = tuple(n for n in self.names if isinstance(metrics[n], Fold))
         for name in self._means:
-            for part in metrics[name] if isinstance(metrics[name], tuple) else (metrics[name],):
-                if getattr(part, "shape", ()) != () or isinstance(part, str):
+            found = metrics[name]
+            pair = found if isinstance(found, tuple) else (found, 1.0)
+            for part in pair:
+                if len(pair) != 2 or part is None or getattr(part, "shape", ()) != ():
                     raise InvalidArgumentError(
                         f"the metric {name!r} of {who}",
-                        part,
+                        found,
                         "return a scalar, a pair (value, weight), or a Fold",
                     )
         floats = [
@@ -107,11 +113,29 @@ class MetricsLayout:
         kept = dict(kept)
         for name in self._folds:
             fold = metrics[name]
-            kept[name] = fold.update(kept[name], fold.value)
+            kept[name] = self._updated(name, fold, kept[name])
             so_far[name] = fold.result(kept[name])
             now[name] = fold.result(fold.update(fold.init(), fold.value))
+            if jnp.shape(so_far[name]) != ():
+                raise InvalidArgumentError(
+                    f"the result of the metric {name!r} of {self._who}",
+                    jnp.shape(so_far[name]),
+                    "return a scalar",
+                )
         vector = [values[name] for values in (so_far, now) for name in self.names]
         return (means, kept), jnp.stack([jnp.asarray(v, self.dtype) for v in vector])
+
+    def _updated(self, name: str, fold: Fold, kept: Any) -> Any:
+        new = fold.update(kept, fold.value)
+        # Else every batch after the first one would be compiled anew.
+        was, now = jax.eval_shape(lambda: (kept, new))
+        if jax.tree.map(_kind, was) != jax.tree.map(_kind, now):
+            raise InvalidArgumentError(
+                f"the update of the metric {name!r} of {self._who}",
+                jax.tree.map(_kind, now),
+                f"keep the accumulator's structure, shapes and dtypes: {jax.tree.map(_kind, was)}",
+            )
+        return new
 
     def read(self, vector: Any) -> tuple[dict[str, float], dict[str, float]]:
         """The running values and the batch's own, as plain dicts. Waits for the device."""
@@ -120,6 +144,10 @@ class MetricsLayout:
         return dict(zip(names, values, strict=False)), dict(
             zip(names, values[len(names) :], strict=True)
         )
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def _add(total: Any, error: Any, value: Any) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from typing import Any, final
 import jax
 import numpy as np
 
+from fitbus.errors import InvalidArgumentError
 from fitbus.events import PredictBatchBegin, PredictBatchEnd, PredictBegin, PredictEnd
 from fitbus.train._context import fetched
 from fitbus.train._engine import Engine
@@ -121,7 +122,17 @@ class _Outputs:
 
 
 def _fetch(outputs: Any, real: int) -> Any:
-    return jax.tree.map(lambda leaf: fetched(leaf)[:real], outputs)
+    def fetch(leaf: Any) -> Any:
+        array = fetched(leaf)
+        if not array.shape or len(array) < real:
+            raise InvalidArgumentError(
+                "predict_step",
+                array.shape,
+                f"return arrays with a row for each example, of shape ({real}, ...)",
+            )
+        return array[:real]
+
+    return jax.tree.map(fetch, outputs)
 
 
 def _joined(outputs: list[Any]) -> Any:

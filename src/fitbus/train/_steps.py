@@ -31,11 +31,16 @@ class Steps:
     """
 
     def __init__(self, task: Task) -> None:
+        if isinstance(task, type):
+            raise InvalidArgumentError("task", task, "give an instance of it")
         for name in ("train_step", "eval_step", "predict_step"):
             if not callable(getattr(task, name, None)):
                 raise InvalidArgumentError("task", task, f"give it a method {name}")
+        pad: Any = getattr(task, "pad", True)
+        if not isinstance(pad, bool):
+            raise InvalidArgumentError("task.pad", pad, "allowed are True, False")
         self.task = task
-        self.pad: bool = getattr(task, "pad", True)
+        self.pad = pad
         self._train_step = jax.jit(lambda state, batch: task.train_step(state, batch), inline=True)  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
         self._eval_step = jax.jit(lambda state, batch: task.eval_step(state, batch), inline=True)  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
         self.predict = jax.jit(lambda state, batch: task.predict_step(state, batch))  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fitbus._checks import plain_number
 from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._metrics import Fold
@@ -107,10 +108,16 @@ class Supervised:
         self.apply = apply
         self.loss = loss
         self.optimizer = _optimizer(optimizer, learning_rate)
+        if controls is not None and not isinstance(controls, Mapping):
+            raise InvalidArgumentError("controls", controls, "give a dict of types to functions")
         self.controls: ControlAppliers = dict(controls or {})
-        for kind in self.controls:
+        for kind, applier in self.controls.items():
             if not (isinstance(kind, type) and issubclass(kind, Control)):
                 raise InvalidArgumentError("controls", kind, "give subclasses of Control as keys")
+            if not callable(applier):
+                raise InvalidArgumentError(
+                    f"controls[{kind.__name__}]", applier, "give a function of (state, control)"
+                )
         self._means: dict[str, Callable[[Any, Any], Any]] = {}
         self._folds: dict[str, _FoldFunctions] = {}
         if metrics is not None and not isinstance(metrics, Mapping):
@@ -123,7 +130,7 @@ class Supervised:
 
         def objective(params: Any) -> tuple[Any, tuple[Any, Any]]:
             predictions = self.apply(params, batch.x)
-            losses = _per_example("loss", self.loss(predictions, batch.y), batch.weight)
+            losses = self._losses(predictions, batch)
             return _mean(losses, batch.weight), (predictions, losses)
 
         gradients, (predictions, losses) = jax.grad(objective, has_aux=True)(state.params)
@@ -135,12 +142,24 @@ class Supervised:
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """The loss and the metrics."""
         predictions = self.apply(state.params, batch.x)
-        losses = _per_example("loss", self.loss(predictions, batch.y), batch.weight)
+        losses = self._losses(predictions, batch)
         return self._metrics(predictions, losses, batch)
 
     def predict_step(self, state: TrainState, batch: Batch) -> Any:
         """What `apply` gives."""
         return self.apply(state.params, batch.x)
+
+    def _losses(self, predictions: Any, batch: Batch) -> Any:
+        try:
+            losses = self.loss(predictions, batch.y)
+        except TypeError as error:
+            if batch.y is None:
+                error.add_note(
+                    "y was None: give arrays x and y, or batches (x, y); validation_data is a"
+                    " tuple (x, y), and a list is one of batches"
+                )
+            raise
+        return _per_example("loss", losses, batch.weight)
 
     def _metrics(self, predictions: Any, losses: Any, batch: Batch) -> Metrics:
         total = jnp.sum(batch.weight)
@@ -201,13 +220,19 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "an optimizer factory needs a number or a schedule"
         )
-    number = isinstance(learning_rate, int | float) and not isinstance(learning_rate, bool)
-    if number and not 0 <= learning_rate < float("inf"):
+    value = plain_number(learning_rate)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (0 <= value < float("inf") if number else callable(value)):
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "give a finite number of at least 0, or a schedule"
         )
     factory = cast("Callable[..., optax.GradientTransformation]", optimizer)
-    return optax.inject_hyperparams(factory)(learning_rate=learning_rate)
+    try:
+        return optax.inject_hyperparams(factory)(learning_rate=learning_rate)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            "optimizer", optimizer, "as a factory it must take learning_rate="
+        ) from error
 
 
 def _per_example(argument: str, values: Any, weight: Any) -> Any:

@@ -175,7 +175,7 @@ class Trainer:
         given: dict[str, Any] = {**options}
         callbacks, run_id = given.pop("callbacks", None), given.pop("run_id", None)
         grace_s, drain_s = given.pop("grace_s", 5.0), given.pop("drain_s", 30.0)
-        arguments = FitArguments(**given)
+        arguments = FitArguments.of(given)
         job = arguments.job(
             x, y, seed=(self.seed, self.keeper.updates), pad=self.steps.pad, pull=self.puller
         )

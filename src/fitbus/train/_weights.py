@@ -14,7 +14,10 @@ __all__ = ["check_class_weight", "check_weight", "weight_by_class"]
 
 def check_weight(argument: str, weight: Any, count: int) -> np.ndarray[Any, Any]:
     """Sample weights as float32 of shape (examples,)."""
-    found = np.asarray(weight, np.float32)
+    try:
+        found = np.asarray(weight, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(argument, f"found {type(weight).__name__}; give numbers") from error
     if found.shape != (count,):
         raise DataError(
             argument, f"its shape is {found.shape}; give one weight for each of {count}"
@@ -32,7 +35,8 @@ def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
         found = {int(key): float(value) for key, value in dict(class_weight).items()}
     except (TypeError, ValueError):
         found = {}
-    if not found or not all(np.isfinite(v) and v >= 0 for v in found.values()):
+    whole = all(key == int(key) for key in class_weight) if found else False
+    if not whole or not all(np.isfinite(v) and v >= 0 for v in found.values()):
         raise InvalidArgumentError(
             "class_weight", class_weight, "give a dict of class indices to finite weights"
         )
@@ -42,6 +46,12 @@ def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
 def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any, Any]:
     """The weight of each example's class: labels of shape (examples,), or one-hot; default 1."""
     labels = np.asarray(y)
+    if labels.dtype == object or labels.ndim == 0:
+        raise InvalidArgumentError(
+            "class_weight",
+            class_weight,
+            f"it needs labels as targets, one array of whole numbers or one-hot; y is {type(y).__name__}",
+        )
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(1)
     labels = labels.reshape(len(labels), -1)[:, 0]
