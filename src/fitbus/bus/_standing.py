@@ -186,8 +186,9 @@ class Standstill:
         error: BaseException | None = None
         try:
             result = hook.function(event, logs) if hook.shares_logs else hook.function(event)
-            for control in controls_of(subscription, result):
-                self._publisher.post(control, subscription.name)
+            if result is not None:
+                for control in controls_of(subscription, result):
+                    self._publisher.post(control, subscription.name)
         except BaseException as raised:  # noqa: BLE001  # the policy decides; it isn't lost
             error = raised
         finally:
@@ -203,8 +204,8 @@ class Standstill:
             self._publisher.fail(subscription, event, error)
 
     def _passes(self, subscription: Subscription[Any], event: Event) -> bool:
-        if subscription.ended:
-            return False
+        if subscription.ended or not subscription.filter.active:
+            return not subscription.ended
         try:
             with self._publisher.lock:  # a filter counts, and may be shared by two runs
                 return subscription.filter.passes(event)

@@ -38,6 +38,8 @@ class Standing:
         active: Whether the handler hasn't returned yet.
     """
 
+    __slots__ = ("active", "in_thread", "run")
+
     def __init__(self, run: str, *, in_thread: bool = False) -> None:
         self.run = run
         self.in_thread = in_thread

@@ -148,6 +148,7 @@ class FitArguments:
             return Feed(argument, data, steps, anew=not training)
 
         weight, validation = self.sample_weight, self.validation_data
+        freq = self.validation_freq
         if self.validation_split and validation is None:
             x, y, weight, validation = self._split(x, y, weight)
         shown: Feed | None = None
@@ -159,7 +160,7 @@ class FitArguments:
             epochs=self.epochs,
             initial_epoch=self.initial_epoch,
             validation=shown,
-            validation_freq=self.validation_freq,
+            validation_freq=freq if isinstance(freq, Collection) else int(freq),
         )
 
     def _validation_parts(self, validation: Any) -> tuple[Any, Any, Any]:

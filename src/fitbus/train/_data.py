@@ -134,7 +134,9 @@ def source(
     if by_class is not None:
         weight = weight_by_class(by_class, y) * (1 if weight is None else weight)
     if weight is not None and not weight.any():
-        raise DataError(f"{prefix}sample_weight", "all weights are zero; there is nothing to learn from")
+        raise DataError(
+            f"{prefix}sample_weight", "all weights are zero; there is nothing to learn from"
+        )
     return ArraySource(x, y, weight, batch_size=batch_size, shuffle=shuffle, seed=seed, pad=pad)
 
 

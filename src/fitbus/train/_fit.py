@@ -220,7 +220,7 @@ class FitJob:
         return logs
 
     def _is_due(self, epoch: int) -> bool:
-        if not isinstance(self._validation_freq, Collection):
+        if isinstance(self._validation_freq, int):
             return (epoch + 1) % self._validation_freq == 0
         return epoch + 1 in self._validation_freq
 

@@ -50,7 +50,7 @@ def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any
         raise InvalidArgumentError(
             "class_weight",
             class_weight,
-            f"it needs labels as targets, one array of whole numbers or one-hot; y is {type(y).__name__}",
+            f"it needs labels as targets, whole numbers or one-hot; y is {type(y).__name__}",
         )
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(1)
