@@ -40,6 +40,7 @@ def attach(run: Run[Any], callback: Any) -> None:
 
 def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int = 0) -> None:
     """Attaches what `callbacks=[...]` holds, in order, and the progress bar last; or nothing."""
+    run.driver.verbose = int(verbose)
     before = run.bus.subscriptions
     try:
         for callback in flattened(callbacks):

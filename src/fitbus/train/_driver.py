@@ -43,6 +43,7 @@ class Driver:
     Attributes:
         life: Where the run stands, and what came of it.
         engine: What runs in the thread; None before the start.
+        verbose: For `params`.
         report: What subscribers got, once it has ended.
         snapshot: The newest one that somebody took.
         at_end: Called, in the loop, when it has ended.
@@ -64,6 +65,7 @@ class Driver:
         self.life = Life()
         self.settings = JaxSettings()
         self.engine: Engine | None = None
+        self.verbose = 0
         self.report: DeliveryReport | None = None
         self.snapshot: TrainState | None = None
         self.at_end: list[Callable[[], object]] = []
@@ -91,7 +93,7 @@ class Driver:
     def params(self) -> dict[str, Any]:
         """What Keras gives callbacks as `params`."""
         return {
-            "verbose": 0,
+            "verbose": self.verbose,
             "epochs": getattr(self._job, "epochs", 1),
             "steps": getattr(self._job, "steps", None),
         }
