@@ -19,7 +19,7 @@ from fitbus import (
     Event,
     Lagged,
 )
-from fitbus.bus import HandlerOptions, Overflow
+from fitbus.bus import HandlerOptions
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import Gate
 
@@ -168,37 +168,6 @@ async def test_a_batch_holds_a_loss_in_its_place() -> None:
     assert [event.seq for event in others] == [4, 5]
     counts = subscription.statistics()
     assert (counts.published, counts.delivered, counts.dropped) == (6, 3, 3)
-
-
-@pytest.mark.parametrize(
-    ("overflow", "numbers"),
-    [
-        ("block", [0, 1, 2, 3, 4]),
-        ("drop_oldest", [0, 3, 4]),
-        ("drop_newest", [0, 1, 2]),
-        ("latest", [0, 4]),
-    ],
-)
-async def test_each_policy_keeps_what_it_says_while_its_handler_lags(
-    overflow: Overflow, numbers: list[int]
-) -> None:
-    """The event in the handler's hands is its own; the mailbox beside it holds two."""
-    taken: list[int] = []
-    gate = Gate()
-
-    async def lag(event: Tick) -> None:
-        taken.append(event.number)
-        await gate.pass_async()
-
-    async with Bus() as bus:
-        bus.add(lag, Tick, buffer_size=2, overflow=overflow)
-        publisher = bus.publisher()
-        publisher.publish(Tick(number=0))
-        await gate.wait_arrived()
-        for number in range(1, 5):
-            publisher.publish(Tick(number=number))
-        gate.open()
-    assert taken == numbers
 
 
 def test_pairs_of_options_that_make_no_sense_are_refused() -> None:
