@@ -14,7 +14,7 @@ import pytest
 from anyio.abc import TaskStatus
 
 from fitbus import BatchEnd, Bus, Event, Subscription
-from fitbus.bus import BusStatistics, Overflow, Publisher, SubscriptionStatistics
+from fitbus.bus import BusStatistics, Handler, Overflow, Publisher, SubscriptionStatistics
 from fitbus.testing import EventRecorder, Gate
 
 pytestmark = pytest.mark.anyio
@@ -247,8 +247,8 @@ class Busy:
         async def gather(events: Sequence[Event]) -> None:
             recorder.events.extend(events)
 
-        handler = {"def": recorder, "async def": call, "batched": gather}[colour]
-        return self.bus.add(handler, kind, **options), recorder
+        handlers: dict[str, Handler] = {"def": recorder, "async def": call, "batched": gather}
+        return self.bus.add(handlers[colour], kind, **options), recorder
 
     async def consume(self, overflow: Overflow, *, task_status: TaskStatus[None]) -> None:
         recorder = EventRecorder()
