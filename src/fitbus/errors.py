@@ -21,6 +21,7 @@ Errors that users' own code raises (a step, a data source, a handler) are never 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import final
 
@@ -163,7 +164,7 @@ class BusClosedError(FitbusError):
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = re.sub(r"\n *", " ", repr(value))  # arrays take several lines
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

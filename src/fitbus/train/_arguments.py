@@ -45,6 +45,7 @@ class FitOptions(TypedDict, total=False):
     initial_epoch: int
     steps_per_epoch: int | None
     validation_steps: int | None
+    validation_batch_size: int | None
     validation_freq: int | Collection[int]
     steps_per_execution: int
     grace_s: float
@@ -76,6 +77,7 @@ class FitArguments:
     initial_epoch: int = 0
     steps_per_epoch: int | None = None
     validation_steps: int | None = None
+    validation_batch_size: int | None = None
     validation_freq: int | Collection[int] = 1
     steps_per_execution: int = 1
 
@@ -85,6 +87,7 @@ class FitArguments:
         positive("initial_epoch", self.initial_epoch, zero=True)
         positive("steps_per_epoch", self.steps_per_epoch, none=True)
         positive("validation_steps", self.validation_steps, none=True)
+        positive("validation_batch_size", self.validation_batch_size, none=True)
         positive("steps_per_execution", self.steps_per_execution)
         checked_flags(self.verbose)
         if not isinstance(self.shuffle, bool):
@@ -139,7 +142,7 @@ class FitArguments:
                 weight,
                 self.class_weight if training else None,
                 argument=argument,
-                batch_size=self.batch_size,
+                batch_size=(not training and self.validation_batch_size) or self.batch_size,
                 shuffle=self.shuffle and training,
                 seed=seed,
                 pad=pad,

@@ -63,7 +63,7 @@ class IterableSource(Source):
             items = aiter(data)
             pulled = self._pull(items, owned=items is not self._data)
             return Pass(pulled, self._complete, pulled.close)
-        if isinstance(data, Iterable):
+        if isinstance(data, Iterable) and not isinstance(data, str | bytes):
             return Pass(iter(data), self._complete)
         raise DataError(
             self._argument,

@@ -220,7 +220,7 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "an optimizer factory needs a number or a schedule"
         )
-    value = plain_number(learning_rate)
+    value: Any = plain_number(learning_rate)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (0 <= value < float("inf") if number else callable(value)):
         raise InvalidArgumentError(

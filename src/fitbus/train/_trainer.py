@@ -112,6 +112,7 @@ class Trainer:
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
         validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
         validation_freq: int | Collection[int] = 1,
         steps_per_execution: int = 1,
         grace_s: float = 5.0,
@@ -140,6 +141,7 @@ class Trainer:
             initial_epoch: The first epoch, from 0.
             steps_per_epoch: Batches in an epoch; the next one goes on where it stopped.
             validation_steps: Batches in a validation.
+            validation_batch_size: Examples in a batch of it; `batch_size` unless given.
             validation_freq: Every how many epochs it validates; or the numbers of the epochs,
                 counted from 1.
             steps_per_execution: Accepted as in Keras; every step is run, and reported, by itself.

@@ -1,0 +1,217 @@
+"""Wrong tasks and trainers: the message names what was found and what is allowed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fitbus
+from fitbus import Control, Supervised, Trainer, TrainState
+from fitbus.errors import InvalidArgumentError
+from fitbus.testing import toy_problem
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """One loop is enough: nothing here depends on it."""
+    return "asyncio"
+
+
+PROBLEM = toy_problem(40, 4)
+X, Y = PROBLEM.x, PROBLEM.y
+WHOLE = "give a whole number of at least 1"
+
+
+def refused(error: type[Exception], *parts: str) -> Any:
+    """An error whose message begins with the first part and holds the others, in order."""
+    return pytest.raises(error, match="^" + ".*".join(map(re.escape, parts)))
+
+
+class Mean:
+    """A task that needs no targets."""
+
+    def train_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
+        return state, {"mean": batch.x.mean()}
+
+    def eval_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
+        return {"mean": batch.x.mean()}
+
+    def predict_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
+        return batch.x
+
+
+# `Trainer`.
+
+
+@pytest.mark.parametrize(
+    ("options", "argument", "allowed"),
+    [
+        ({"seed": -1}, "seed", "give a whole number of at least 0"),
+        ({"seed": 1.5}, "seed", "give a whole number of at least 0"),
+        ({"max_in_flight": 0}, "max_in_flight", f"{WHOLE}, or 'auto'"),
+        ({"max_in_flight": "many"}, "max_in_flight", f"{WHOLE}, or 'auto'"),
+        ({"flush_s": -1}, "flush_s", "give seconds, a number of at least 0"),
+        ({"bus": 3}, "bus", "give a fitbus.Bus, or leave it out"),
+        ({"task": 3}, "task", "give it a method train_step"),
+        ({"task": Mean}, "task", "give an instance of it"),
+        ({"params": {"w": "abc"}}, "params['w']", "give arrays or numbers as leaves"),
+        ({"params": None}, "params", "give a pytree with at least one array"),
+    ],
+)
+def test_an_argument_of_trainer(options: dict[str, Any], argument: str, allowed: str) -> None:
+    given: dict[str, Any] = {"task": PROBLEM.task, "params": PROBLEM.params, **options}
+    with refused(InvalidArgumentError, f"{argument}: found ", allowed):
+        Trainer(**given)
+
+
+# `Supervised`.
+
+NUMBER = "give a finite number of at least 0, or a schedule"
+
+
+def supervised(**options: Any) -> Supervised:
+    given: dict[str, Any] = {"apply": PROBLEM.task.apply, "loss": PROBLEM.task.loss}
+    given |= {"optimizer": optax.sgd, "learning_rate": 0.1, **options}
+    return Supervised(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument", "allowed"),
+    [
+        ({"apply": 3}, "apply", "give a function of two arguments"),
+        ({"loss": "mse"}, "loss", "give a function of two arguments"),
+        ({"optimizer": "adam"}, "optimizer", "give an Optax transformation, or a factory"),
+        ({"optimizer": lambda: None}, "optimizer", "it must take learning_rate="),
+        ({"optimizer": optax.sgd(0.1)}, "learning_rate", "the optimizer is built already"),
+        ({"learning_rate": None}, "learning_rate", "needs a number or a schedule"),
+        *(({"learning_rate": v}, "learning_rate", NUMBER) for v in (math.nan, -1, "a", True)),
+        ({"metrics": ["a"]}, "metrics", "give a dict of names to functions"),
+        ({"metrics": {3: abs}}, "metrics", "give texts other than 'loss' as names"),
+        ({"metrics": {"loss": abs}}, "metrics", "give texts other than 'loss' as names"),
+        ({"metrics": {"a": 3}}, "metrics['a']", "give a function of (predictions, y), or a triple"),
+        ({"metrics": {"a": (abs, abs)}}, "metrics['a']", "or a triple (init, update, result)"),
+        ({"controls": [3]}, "controls", "give a dict of types to functions"),
+        ({"controls": {3: abs}}, "controls", "give subclasses of Control as keys"),
+        ({"controls": {Control: 3}}, "controls[Control]", "give a function of (state, control)"),
+    ],
+)
+def test_an_argument_of_supervised(options: Any, argument: str, allowed: str) -> None:
+    with refused(InvalidArgumentError, f"{argument}: found ", allowed):
+        supervised(**options)
+
+
+def ignored(kept: Any, predictions: Any, y: Any, weight: Any) -> Any:
+    return kept
+
+
+EACH = "return one value for each example, of shape (32,)"
+ZEROS: Callable[[], Any] = lambda: jnp.zeros(2)  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("options", "argument", "problem"),
+    [
+        ({"loss": lambda p, y: ((p - y) ** 2).mean()}, "loss", f"found (); {EACH}"),
+        ({"loss": lambda p, y: (p - y)[:, None] ** 2}, "loss", f"found (32, 1); {EACH}"),
+        ({"loss": lambda p, y: None}, "loss", f"found 'NoneType'; {EACH}"),
+        ({"metrics": {"m": lambda p, y: p.mean()}}, "metrics['m']", f"found (); {EACH}"),
+        (
+            {"metrics": {"m": (ZEROS, ignored, lambda kept: kept)}},
+            "the result of the metric 'm' of train_step",
+            "found (2,); return a scalar",
+        ),
+        (
+            {"metrics": {"m": (ZEROS, lambda kept, *_: kept.sum(), lambda kept: kept)}},
+            "the update of the metric 'm' of train_step",
+            "found 'float32[]'; keep the accumulator's structure, shapes and dtypes: float32[2]",
+        ),
+    ],
+)
+async def test_what_functions_of_supervised_return(
+    options: Any, argument: str, problem: str
+) -> None:
+    """Found when the step is traced; the state is as it was."""
+    trainer = Trainer(supervised(**options), PROBLEM.params)
+    with refused(InvalidArgumentError, f"{argument}: ", problem):
+        await trainer.fit(X, Y)
+    assert int(trainer.state.step) == 0
+
+
+@pytest.mark.parametrize("data", [{"x": X}, {"x": X, "y": Y, "validation_data": [X, Y]}])
+async def test_targets_that_the_loss_misses(data: Any) -> None:
+    """Its own error, with a note that says how targets are given."""
+    with pytest.raises(TypeError, match="NoneType") as caught:
+        await Trainer(PROBLEM.task, PROBLEM.params).fit(**data)
+    assert any(
+        note.startswith("y was None: give arrays x and y") for note in caught.value.__notes__
+    )
+
+
+# Tasks of one's own.
+
+PAIR = "return a pair (new state, metrics)"
+SCALAR = "return a scalar, a pair (value, weight), or a Fold"
+
+
+def own(**methods: Any) -> Trainer:
+    return Trainer(type("Own", (Mean,), methods)(), {"w": np.zeros(1)})
+
+
+def returning(value: Callable[[TrainState, Any], Any]) -> Any:
+    return lambda self, state, batch: value(state, batch)
+
+
+@pytest.mark.parametrize(
+    ("step", "argument", "allowed"),
+    [
+        (lambda s, b: None, "train_step", PAIR),
+        (lambda s, b: s, "train_step", PAIR),
+        (lambda s, b: (3, {"l": 1.0}), "train_step", "return a TrainState first"),
+        (lambda s, b: (s, None), "the metrics of train_step", "return a dict of names to scalars"),
+        (lambda s, b: (s, {}), "the metrics of train_step", "return a dict of names to scalars"),
+        (lambda s, b: (s, {3: b.x.mean()}), "the metrics of train_step", "give texts as names"),
+        (lambda s, b: (s, {"l": b.x}), "the metric 'l' of train_step", SCALAR),
+        (lambda s, b: (s, {"l": None}), "the metric 'l' of train_step", SCALAR),
+        (lambda s, b: (s, {"l": (1.0, 2.0, 3.0)}), "the metric 'l' of train_step", SCALAR),
+        (
+            lambda s, b: (dataclasses.replace(s, params={"w": jnp.zeros(2)}), {"l": 1.0}),
+            "the state from train_step, leaf .params['w']",
+            "found 'float32[2]'; keep its shape and dtype, float32[1]",
+        ),
+        (
+            lambda s, b: (dataclasses.replace(s, params={"v": jnp.zeros(1)}), {"l": 1.0}),
+            "the state from train_step",
+            "keep its structure",
+        ),
+    ],
+)
+async def test_what_a_train_step_returns(step: Any, argument: str, allowed: str) -> None:
+    trainer = own(train_step=returning(step))
+    with refused(InvalidArgumentError, f"{argument}: ", allowed):
+        await trainer.fit(X)
+    assert int(trainer.state.step) == 0
+
+
+async def test_what_other_steps_return() -> None:
+    trainer = own(eval_step=returning(lambda s, b: [1]), predict_step=returning(lambda s, b: 1.0))
+    with refused(InvalidArgumentError, "the metrics of eval_step: ", "return a dict of names"):
+        await trainer.evaluate(X)
+    with refused(InvalidArgumentError, "predict_step: found (); return arrays with a row for each"):
+        await trainer.predict(X)
+
+
+def test_what_a_task_has() -> None:
+    with refused(InvalidArgumentError, "task.pad: found 'no'; allowed are True, False"):
+        own(pad="no")
+    with refused(InvalidArgumentError, "task: found ", "its `init` must return a TrainState"):
+        own(init=lambda self, params, key: params)
