@@ -59,6 +59,7 @@ NUMBERS: list[tuple[str, Any, str]] = [
     *(("epochs", value, "give a whole number of at least 0") for value in (-1, "3", None)),
     ("initial_epoch", -1, "give a whole number of at least 0"),
     *(("steps_per_epoch", value, WHOLE) for value in (0, 2.0)),
+    *(("validation_batch_size", value, WHOLE) for value in (0, 8.0)),
     *(("validation_steps", value, WHOLE) for value in (0, "1")),
     *(("steps_per_execution", value, WHOLE) for value in (0, None)),
     *(("verbose", value, "allowed are 0, 1") for value in (2, "auto", 1.0)),
