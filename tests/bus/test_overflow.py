@@ -210,3 +210,28 @@ async def test_events_that_a_filter_holds_back_are_no_loss() -> None:
             publish(publisher, 13)
             assert await take_all(bus, stream) == [(1, 14, 14), 19, 24]
             assert stream.statistics().published == 5
+
+
+@pytest.mark.parametrize(
+    ("overflow", "expected"), [("drop_oldest", [0, 4, 5]), ("drop_newest", [0, 1, 2])]
+)
+async def test_only_the_event_in_hand_is_out_of_the_policys_reach(
+    overflow: Overflow, expected: list[Seen]
+) -> None:
+    """What waited when the handler began its first call can still give way."""
+    seen: list[Seen] = []
+    gate = Gate()
+
+    async def note(event: Tick) -> None:
+        seen.append(as_seen(event))
+        await gate.pass_async()
+
+    bus = Bus()
+    bus.add(note, overflow=overflow, buffer_size=2)
+    publisher = bus.publisher()
+    publish(publisher, 2)
+    async with bus:
+        await gate.wait_arrived()
+        publish(publisher, 4)
+        gate.open()
+    assert seen == expected
