@@ -54,7 +54,7 @@ class Watch:
 
     def call(self, event: Event) -> None:
         self.enter(event)
-        threading.Event().wait(0)  # lets go of the interpreter: others could come in
+        threading.Event().wait(1e-5)  # lets go of the interpreter: others could come in
         self.leave()
 
     async def acall(self, event: Event) -> None:

@@ -125,13 +125,19 @@ def test_with_apply_a_boundary_applies_controls_itself() -> None:
     publisher = Bus().publisher(apply=apply)
     receipts = [
         publisher.post(control, "me")
-        for control in (SetLearningRate(0.1), Pause(), ScaleLearningRate(2.0))
+        for control in (
+            SetLearningRate(0.1),
+            Pause(),
+            ScaleLearningRate(2.0),
+            SetLearningRate(0.2),
+        )
     ]
-    assert [receipt.outcome for receipt in receipts] == [None] * 3
+    assert [receipt.outcome for receipt in receipts] == [None] * 4
     assert [*publisher.boundary()] == []
-    assert applied == [(SetLearningRate(0.1), "me")]
-    assert receipts[0].outcome == Applied(0, 0, {"rate": 0.1})
-    assert receipts[0].result() == Applied(0, 0, {"rate": 0.1})
+    assert applied == [(SetLearningRate(0.2), "me")]
+    assert receipts[0].outcome == Superseded(3)
+    assert receipts[3].outcome == Applied(0, 0, {"rate": 0.1})
+    assert receipts[3].result() == Applied(0, 0, {"rate": 0.1})
     assert receipts[1].outcome == Rejected("no pauses")
     assert receipts[2].outcome == Rejected("applying it raised KeyError: 'factor'")
 

@@ -178,7 +178,7 @@ async def test_a_handler_may_cancel_others_and_itself(colour: str, wait: bool) -
 
         def cancel_all(event: Tick) -> None:
             called.append("first")
-            for subscription in subscriptions:
+            for subscription in reversed(subscriptions):  # itself last: then nobody waits for it
                 subscription.cancel()
 
         def other(event: Tick) -> None:

@@ -61,16 +61,17 @@ def failed(
     note = f"{subscription.name} raised {what}, at {type(event).__name__} (seq {event.seq})"
     if policy in ("log", "unsubscribe"):
         _logger.error("%s", note, exc_info=error)
-    # At once, as others see it: ending the subscription lets those go on who wait for it, at the
-    # run's end too, and the error ends the run, after which nothing is published.
+    # The error first: ending the subscription lets those go on who wait for it, at once, and they
+    # look for errors without the lock. The rest under the lock, without which nobody can publish
+    # the run's end.
     with publisher.lock:
+        publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
         if policy != "log" or not isinstance(error, Exception):
             subscription.cancel()
         if not isinstance(event, HandlerFailed):  # or one that fails at these would go on for ever
             publisher.publish(
                 HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
             )
-        publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
     if policy == "stop":
         publisher.post(StopTraining(note), subscription.name)
     publisher.flush()
