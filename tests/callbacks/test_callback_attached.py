@@ -135,6 +135,67 @@ async def test_it_can_be_used_again_after_a_training_that_failed() -> None:
     assert len(callback.runs) == 2
 
 
+@pytest.mark.parametrize("nested", [False, True])
+async def test_it_is_refused_twice_in_one_run(nested: bool) -> None:
+    """Its hooks would overlap. Nothing stays behind: it can be used once after that."""
+    callback = Ends()
+    with pytest.raises(InvalidArgumentError, match=r"^callbacks: found .*Ends.* give each run an"):
+        await TRAINER.fit(X, Y, callbacks=[callback, [callback] if nested else callback])
+    assert TRAINER.bus.statistics().subscriptions == ()
+    await TRAINER.fit(X, Y, callbacks=[callback])
+    assert callback.epochs == 1
+
+
+async def test_it_is_refused_in_a_second_run_while_the_first_one_is_live() -> None:
+    """`self.run` and `self.model` would be those of the other one."""
+    callback, gate = Ends(), Gate()
+    other = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+
+    async def hold(event: EpochEnd) -> None:
+        await gate.pass_async()
+
+    async with TRAINER.run(X, Y, callbacks=[callback, hold]) as run:
+        await gate.wait_arrived()
+        with pytest.raises(InvalidArgumentError, match=f"run '{run.id}' has it, and hasn't ended"):
+            await other.fit(X, Y, callbacks=[callback])
+        assert callback.run is run
+        gate.open()
+    await other.fit(X, Y, callbacks=[callback])
+    assert (callback.epochs, len(callback.runs)) == (2, 2)
+
+
+async def test_its_own_hook_cannot_give_it_to_an_evaluation_inside() -> None:
+    """After that its model would be that of the evaluation. Another object will do."""
+
+    class Evaluates(Callback):
+        tests = 0
+        logs: Any = None
+
+        def on_test_begin(self, logs: Logs | None = None) -> None:
+            self.tests += 1
+
+        def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+            with pytest.raises(InvalidArgumentError, match="give each run an object of its own"):
+                self.model.evaluate(X, Y, callbacks=[self])
+            other = Evaluates()
+            self.logs = self.model.evaluate(X, Y, callbacks=[other], return_dict=True)
+            self.tests += 10 * other.tests
+            assert len(self.model.get_weights()) == 2
+
+    callback = Evaluates()
+    await TRAINER.fit(X, Y, callbacks=[callback])
+    assert callback.tests == 10
+    assert sorted(callback.logs) == ["loss", "mean_absolute_error"]
+
+
+async def test_a_run_that_never_began_holds_nothing_back() -> None:
+    callback, trainer = Ends(), fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+    pending = trainer.run(X, Y, callbacks=[callback])
+    await trainer.fit(X, Y, callbacks=[callback])
+    assert callback.epochs == 1
+    assert pending.status == "pending"
+
+
 async def test_a_class_instead_of_an_object_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"give an instance: Raises\(\)"):
         await TRAINER.fit(X, Y, callbacks=[Raises])

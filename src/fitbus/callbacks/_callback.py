@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fitbus.bus import Hook, OnError, Options, Overflow, is_coroutine_function
+from fitbus.errors import InvalidArgumentError
 from fitbus.events import (
     BatchBegin,
     BatchEnd,
@@ -39,7 +40,7 @@ class Callback:
     A `def` hook runs in the training thread, at its event, and may use `self.model`. An `async def`
     hook runs on the event loop: training waits for begin and end hooks; batch hooks run
     concurrently, in order. One object's hooks never overlap. A hook may return a control, or a list
-    of them.
+    of them. It belongs to one run at a time, and can be used again when that has ended.
 
     The `def` hooks of one event share one private copy of `logs`, which they may add to; `fit`'s
     history records that copy.
@@ -83,8 +84,21 @@ class Callback:
         self._model = model
 
     def attach(self, run: Run[Any]) -> None:
-        """Subscribes the hooks to a run; `callbacks=[...]` calls it."""
+        """Subscribes the hooks to a run; `callbacks=[...]` calls it.
+
+        Raises:
+            InvalidArgumentError: It is attached to this run already, or another one that is live
+                has it: `self.run` and `self.model` are those of one run.
+        """
         name = type(self).__qualname__
+        had = self.run
+        live = ("running", "paused", "finishing")
+        if had is not None and (had.status in live or (had is run and had.status == "pending")):
+            raise InvalidArgumentError(
+                "callbacks",
+                self,
+                f"run {had.id!r} has it, and hasn't ended; give each run an object of its own",
+            )
         self.run = run
         self.set_params(run.params)
         self.set_model(run.model(name))
