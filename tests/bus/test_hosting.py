@@ -233,3 +233,19 @@ async def test_handlers_go_on_when_the_first_of_two_hosts_leaves_first() -> None
             publisher.publish(Tick(number=2))
             await bus.drain(None, 30)
     assert numbers == [0, 1, 2]
+
+
+def test_a_boundary_does_not_wait_for_handlers_that_nobody_will_call() -> None:
+    """A full mailbox on a bus without a loop would hold training for ever: an error says so."""
+    bus = Bus()
+
+    async def follow(event: Tick) -> None:
+        del event
+
+    bus.add(follow, Tick, name="follow", buffer_size=2)
+    with bus.publisher() as publisher:
+        publisher.publish(Tick(number=0))
+        publisher.boundary()
+        publisher.publish(Tick(number=0))
+        with pytest.raises(FitbusError, match="'follow' is full.*nobody hosts the bus.*async with"):
+            publisher.boundary()

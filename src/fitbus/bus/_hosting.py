@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, final
 
 from fitbus._loops import LoopHandle
 from fitbus.errors import FitbusError
-from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
@@ -101,10 +100,14 @@ class Hosting:
         else:
             self.adopt()
 
-    def check_hosted(self, event: Event) -> None:
+    @property
+    def missing(self) -> bool:
+        """Whether nobody hosts the bus, so that no handler would be called. Any thread."""
+        return not self.hosts and not self._bus.closed
+
+    def check_hosted(self, what: str) -> None:
         """Refuses to wait for handlers that nobody would call."""
-        if not self.hosts and not self._bus.closed:
+        if self.missing:
             raise FitbusError(
-                f"handlers that wait for {type(event).__name__} run on the event loop, and nobody"
-                " hosts the bus; write `async with bus:` around the training"
+                f"{what}, and nobody hosts the bus; write `async with bus:` around the training"
             )

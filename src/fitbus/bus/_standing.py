@@ -96,7 +96,9 @@ class Standstill:
                 )
         self._bus.runs.hold(self._publisher)
         try:
-            self.wait(lambda: self._goes_on() or not self._crowded())
+            self.wait(lambda: self._goes_on() or not self._crowded() or bool(self._unserved()))
+            if unserved := self._unserved():
+                self._bus.hosting.check_hosted(f"the mailbox of {unserved[0].name!r} is full")
         finally:
             self._bus.runs.release(self._publisher)
             for subscription in slow:
@@ -115,7 +117,9 @@ class Standstill:
         Predicates' errors go into `errors`.
         """
         if waited_for:
-            self._bus.hosting.check_hosted(event)
+            self._bus.hosting.check_hosted(
+                f"handlers that wait for {type(event).__name__} run on the event loop"
+            )
         calls: list[tuple[Subscription[Any], Call]] = []
         for subscription, hook in handlers:
             try:
@@ -215,6 +219,11 @@ class Standstill:
 
     def _crowded(self) -> list[Subscription[Any]]:
         return self._bus.crowded_by(self._publisher.run)
+
+    def _unserved(self) -> list[Subscription[Any]]:
+        """Those without room that nobody would call, ever."""
+        missing = self._bus.hosting.missing and not self._goes_on()
+        return [s for s in self._crowded() if not s.is_stream] if missing else []
 
     def _goes_on(self) -> bool:
         """Whether training shall end, room or not."""

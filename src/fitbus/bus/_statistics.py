@@ -23,7 +23,7 @@ class SubscriptionStatistics:
         delivered: Events that its handler finished, or that its consumer took.
         dropped: Events that were lost: to a full mailbox, or unread when it ended.
         queued: Events that wait in its mailbox.
-        in_flight: Events that its handler is working on.
+        in_flight: Events that its handler is working on, or that were taken out for it: up to 64.
         errors: Calls that raised.
         seconds: Time inside the handler, from call to return.
         held_s: Time that training waited for it.
