@@ -241,6 +241,8 @@ async def test_only_the_subscriber_of_an_event_is_resumed() -> None:
                 working = Counted(anext(busy))
                 assert (await working).number == number
                 thread.join()
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()  # whoever was woken would run now
             assert [counted.resumed for counted in sleeping] == [0, 0]
             publisher.publish(Tock())
             publisher.publish(Tick(number=-1))

@@ -165,6 +165,8 @@ async def test_waiting_async_handlers_of_one_event_run_together_and_before_def_o
     async def one(event: EpochEnd) -> None:
         first.open()
         await second.pass_async()
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()  # time enough for others to come before
         calls.append("one")
 
     async def two(event: EpochEnd) -> None:
@@ -211,8 +213,11 @@ async def test_a_handler_shared_by_two_runs_never_overlaps(colour: str, wait: bo
     async with Bus() as bus:
         bus.add(watch.call if colour == "def" else watch.acall, Tick, wait=wait)
 
+        start = threading.Barrier(2)
+
         def train() -> None:
             publisher = bus.publisher()
+            start.wait(30)
             for number in range(100):
                 publisher.barrier(Tick(number=number))
 
