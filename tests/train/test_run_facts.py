@@ -83,11 +83,14 @@ async def test_statistics_and_report_count_its_subscribers(trainer: fitbus.Train
 
 
 async def test_the_first_stop_gives_its_reason(trainer: fitbus.Trainer) -> None:
-    async with trainer.run(X, Y, batch_size=32, epochs=FOREVER) as run:
-        assert (run.stopping, run.stop_reason) == (False, None)
-        await run.send(StopTraining("good enough", validate=False), source="a judge")
-        assert (run.stopping, run.stop_reason) == (True, "good enough")
-        run.post(StopTraining("too long"))
+    """None until it has acted."""
+    run = trainer.run(X, Y, batch_size=32, epochs=FOREVER)
+    seen: list[tuple[bool, str | None]] = [(run.stopping, run.stop_reason)]
+    run.add(lambda event: seen.append((run.stopping, run.stop_reason)), EpochBegin, EpochEnd)
+    run.add(lambda event: [StopTraining("good enough"), StopTraining("too long")], BatchEnd)
+    async with run:
+        pass
+    assert seen == [(False, None), (False, None), (True, "good enough")]
     assert (run.status, run.stop_reason) == ("stopped", "good enough")
 
 
