@@ -261,3 +261,10 @@ async def test_optimizer_of_a_task_makes_the_state_where_there_is_no_init() -> N
     history = await trainer.fit(X, batch_size=70, epochs=3)
     assert history.history["loss"] == pytest.approx([-0.1, -0.2, -0.3], rel=1e-4)
     assert int(optax.tree_utils.tree_get(trainer.state.opt_state, "count")) == 3
+
+
+@pytest.mark.parametrize("rate", [0.5, np.float32(0.5), np.array(0.5), jnp.float32(0.5), 1])
+def test_a_learning_rate_is_a_number_of_any_kind(rate: Any) -> None:
+    task = fitbus.Supervised(PROBLEM.task.apply, PROBLEM.task.loss, optax.sgd, rate)
+    state = fitbus.Trainer(task, PROBLEM.params).state
+    assert state.opt_state.hyperparams["learning_rate"] == float(rate)

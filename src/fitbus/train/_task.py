@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast, final, runtime_ch
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from fitbus._checks import plain_number
 from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._metrics import Fold
@@ -220,7 +220,9 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "an optimizer factory needs a number or a schedule"
         )
-    value: Any = plain_number(learning_rate)
+    value = learning_rate
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ():
+        value = value.item()
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (0 <= value < float("inf") if number else callable(value)):
         raise InvalidArgumentError(
