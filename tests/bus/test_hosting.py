@@ -247,5 +247,7 @@ def test_a_boundary_does_not_wait_for_handlers_that_nobody_will_call() -> None:
         publisher.publish(Tick(number=0))
         publisher.boundary()
         publisher.publish(Tick(number=0))
-        with pytest.raises(FitbusError, match=r"'follow' is full.*nobody hosts the bus.*async with"):
+        with pytest.raises(
+            FitbusError, match=r"'follow' is full.*nobody hosts the bus.*async with"
+        ):
             publisher.boundary()
