@@ -246,7 +246,7 @@ async def test_optimizer_of_a_task_makes_the_state_where_there_is_no_init() -> N
         def train_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
             gradients = jax.tree.map(jnp.ones_like, state.params)
             updates, opt_state = self.optimizer.update(gradients, state.opt_state)
-            params = optax.apply_updates(state.params, updates)
+            params: Any = optax.apply_updates(state.params, updates)
             new = dataclasses.replace(state, params=params, opt_state=opt_state)
             return new, {"loss": params["b"]}
 
@@ -260,7 +260,8 @@ async def test_optimizer_of_a_task_makes_the_state_where_there_is_no_init() -> N
     assert_same_bits(trainer.state.opt_state, optax.adam(0.1).init(PROBLEM.params))
     history = await trainer.fit(X, batch_size=70, epochs=3)
     assert history.history["loss"] == pytest.approx([-0.1, -0.2, -0.3], rel=1e-4)
-    assert int(optax.tree_utils.tree_get(trainer.state.opt_state, "count")) == 3
+    count: Any = optax.tree_utils.tree_get(trainer.state.opt_state, "count")
+    assert int(count) == 3
 
 
 @pytest.mark.parametrize("rate", [0.5, np.float32(0.5), np.array(0.5), jnp.float32(0.5), 1])

@@ -220,9 +220,9 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "an optimizer factory needs a number or a schedule"
         )
-    value = learning_rate
-    if isinstance(value, np.generic | np.ndarray | jax.Array) and value.shape == ():
-        value = value.item()
+    value: Any = learning_rate
+    if isinstance(learning_rate, np.generic | np.ndarray | jax.Array) and value.shape == ():
+        value = value.item()  # Optax wouldn't keep NumPy's as a hyperparameter
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (0 <= value < float("inf") if number else callable(value)):
         raise InvalidArgumentError(
@@ -230,7 +230,7 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
         )
     factory = cast("Callable[..., optax.GradientTransformation]", optimizer)
     try:
-        return optax.inject_hyperparams(factory)(learning_rate=learning_rate)
+        return optax.inject_hyperparams(factory)(learning_rate=value)
     except TypeError as error:
         raise InvalidArgumentError(
             "optimizer", optimizer, "as a factory it must take learning_rate="
