@@ -278,5 +278,5 @@ class Subscribable(abc.ABC):
         if mark is not None and mark.active and self.ended_id() in (None, mark.run):
             raise WouldDeadlockError(
                 f"{what} inside a waiting handler of run {mark.run!r} would never end: training"
-                " stands still until the handler returns; use wait=False, or start a task for it"
+                " stands still until the handler returns; subscribe it with wait=False"
             )

@@ -151,6 +151,7 @@ class Pipeline:
         publisher.step = step + updates
         logs, own = self._layout.read(vector)
         self._last = vector
+        self._flight.landed()
         publisher.barrier(self._end(batch=batch, logs=logs, batch_logs=own))
 
     def logs(self) -> dict[str, float]:
@@ -161,11 +162,11 @@ class Pipeline:
     def _let_pass(self, steps: int) -> None:
         """Waits for so many steps, to whose events nobody is subscribed: not one is looked at."""
         self._publisher.flush()
-        for _ in range(steps):
-            _, step, self._last = self._out.popleft()
+        for _ in range(steps - 1):
+            self._out.popleft()
+        _, self._publisher.step, self._last = self._out.popleft()
         jax.block_until_ready(self._last)
         self._flight.landed(steps)
-        self._publisher.step = step
         self._publisher.skip(self._skip_both, steps)
 
     def _land(self) -> None:

@@ -223,8 +223,8 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
     value: Any = learning_rate
     if isinstance(learning_rate, np.generic | np.ndarray | jax.Array) and value.shape == ():
         value = value.item()  # Optax wouldn't keep NumPy's as a hyperparameter
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (0 <= value < float("inf") if number else callable(value)):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (callable(value) or (is_number and 0 <= value < float("inf"))):
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "give a finite number of at least 0, or a schedule"
         )
