@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 import jax
 import jax.numpy as jnp
@@ -185,7 +186,7 @@ async def test_from_thread_works_in_def_handlers() -> None:
     got: list[Any] = []
 
     async def on_loop(value: int) -> int:
-        await anyio.sleep(0.001)
+        await anyio.lowlevel.checkpoint()
         assert threading.get_ident() == loop_thread
         return value + 1
 
