@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import re
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +21,7 @@ from fitbus import (
     EpochEnd,
     Event,
     Pause,
+    StopTraining,
     TestBegin,
     TrainBegin,
     TrainEnd,
@@ -26,6 +30,7 @@ from fitbus.errors import (
     FitbusError,
     InvalidArgumentError,
     RunCancelledError,
+    RunEndedError,
     TrainerBusyError,
 )
 from fitbus.testing import EventRecorder, toy_problem
@@ -149,22 +154,84 @@ async def test_what_can_not_be_started_is_refused_at_once(
         runs.start(trainers[0], X, Y)
 
 
-async def test_a_busy_trainer_fails_the_second_run(trainers: tuple[fitbus.Trainer, ...]) -> None:
-    """Whoever waits for that is told; the first one goes on."""
+async def test_a_busy_trainer_is_refused_at_once(trainers: tuple[fitbus.Trainer, ...]) -> None:
+    """From the start of a run to its end, be it one of these or another; the first one goes on."""
     async with fitbus.Runs() as runs:
         first = runs.start(trainers[0], X, Y, batch_size=32, epochs=FOREVER)
+        with pytest.raises(TrainerBusyError, match=f"{first.id}.* hasn't ended"):
+            runs.start(trainers[0], X, Y)  # the first one is pending
         await first.wait_for(EpochBegin)
-        second = runs.start(trainers[0], X, Y)
         with pytest.raises(TrainerBusyError, match=first.id):
-            await second.wait()
-        assert (first.status, second.status) == ("running", "failed")
-        await first.wait_for(EpochEnd)
+            runs.start(trainers[0], X, Y)
+        await runs.stop(first.id)
+        await first.wait()
+        await runs.start(trainers[0], X, Y).wait()
+        async with trainers[1].run(X, Y, batch_size=32, epochs=FOREVER) as other:
+            with pytest.raises(TrainerBusyError, match=other.id):
+                runs.start(trainers[1], X, Y)
+            await other.send(StopTraining())
+    assert next(iter(runs)) == first.id
+    assert [run.status for run in runs.values()] == ["stopped", "completed"]
+
+
+async def test_ended_runs_are_kept_up_to_a_number(trainers: tuple[fitbus.Trainer, ...]) -> None:
+    """The oldest are forgotten first; live ones don't count; one may be forgotten by its id."""
+    async with fitbus.Runs(keep=2) as runs:
+        live = runs.start(trainers[0], X, Y, batch_size=32, epochs=FOREVER, run_id="live")
+        for id in "abc":
+            await runs.start(trainers[1], X, Y, run_id=id).wait()
+        last = runs.start(trainers[1], X, Y, run_id="d")
+        assert list(runs) == ["live", "b", "c", "d"]
+        await last.wait()
+        runs.forget("b")
+        assert list(runs) == ["live", "c", "d"]
+        with pytest.raises(FitbusError, match=r"'live'.* hasn't ended"):
+            runs.forget("live")
+        with pytest.raises(KeyError):
+            runs.forget("b")
+        await live.wait_for(EpochEnd)
+    with pytest.raises(InvalidArgumentError, match="keep: found -1"):
+        fitbus.Runs(keep=-1)
+
+
+async def test_a_run_that_has_ended_lets_go_of_its_data(
+    trainers: tuple[fitbus.Trainer, ...],
+) -> None:
+    x, y, held = X.copy(), Y.copy(), X.copy()
+    gone = [weakref.ref(array) for array in (x, y, held)]
+    async with fitbus.Runs() as runs:
+        run = runs.start(trainers[0], x, y, validation_data=(held, Y))
+        await run.wait()
+        del x, y, held
+        gc.collect()
+        assert [ref() for ref in gone] == [None, None, None]
+        assert runs[run.id] is run
+
+
+async def test_what_is_kept_of_an_ended_run_can_still_be_followed(
+    trainers: tuple[fitbus.Trainer, ...],
+) -> None:
+    """Whoever lost the connection learns of the end; the stream ends with it."""
+    async with fitbus.Runs() as runs:
+        run = runs.start(trainers[0], X, Y, batch_size=32, epochs=3)
+        await run.wait()
+        await trainers[0].fit(X, Y)  # another run on the same bus
+        async with run.subscribe(EpochEnd, TrainEnd, after=-1) as stream:
+            events = [event async for event in stream]
+        assert [type(event) for event in events] == [EpochEnd, EpochEnd, EpochEnd, TrainEnd]
+        assert {event.run for event in events} == {run.id}
+        async with runs[run.id].subscribe(TrainEnd, EpochEnd, after=events[1].seq) as stream:
+            assert [event async for event in stream] == events[2:]
+        async with runs[run.id].subscribe(EpochEnd, after=events[-1].seq) as stream:
+            assert [event async for event in stream] == []
+        with pytest.raises(RunEndedError, match=run.id):
+            run.subscribe(EpochEnd)
 
 
 async def test_one_that_fails_does_not_disturb_the_others(
-    trainers: tuple[fitbus.Trainer, ...],
+    trainers: tuple[fitbus.Trainer, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its error is raised to who waits for it, and doesn't leave the block."""
+    """Its error is logged, and raised to who waits for it; it doesn't leave the block."""
     recorder = EventRecorder()
     async with fitbus.Runs() as runs:
         good = runs.start(trainers[0], X, Y, batch_size=32, epochs=FOREVER)
@@ -178,6 +245,8 @@ async def test_one_that_fails_does_not_disturb_the_others(
         await runs.stop(good.id)
         await good.wait()
     assert [run.status for run in runs.values()] == ["stopped", "failed", "failed"]
+    logged = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert logged == [f"run {bad.id!r} failed", f"run {unseen.id!r} failed"]
     assert recorder.of(TrainEnd)[0].reason == "failed"
     with pytest.raises(ZeroDivisionError, match="a handler's"):
         await unseen.wait()

@@ -18,6 +18,7 @@ from fitbus.bus._publisher import ApplyControl, Publisher
 from fitbus.bus._statistics import BusStatistics, DeliveryReport
 from fitbus.bus._subscription import Subscription
 from fitbus.bus._surface import Subscribable
+from fitbus.bus._tail import Tail
 from fitbus.bus._wakeup import Wakeup
 from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError
 from fitbus.events import Event
@@ -192,10 +193,19 @@ class Bus(Subscribable):
         *,
         after: int | None,
         run: str | None = None,
+        ended: Publisher | None = None,
     ) -> Subscription[Any]:
-        """Makes the subscription of a stream; opening attaches it."""
+        """Makes the subscription of a stream; opening attaches it.
+
+        Args:
+            kinds: Its event types.
+            options: Its options.
+            after: The `seq` after which it replays what is kept; None for nothing.
+            run: The run it is limited to.
+            ended: Whose events it replays, if that run has ended: it ends with the last of them.
+        """
         name = "stream of " + ", ".join(kind.__name__ for kind in kinds)
-        return Subscription[Any](self, kinds, options, run=run, name=name, after=after)
+        return Subscription[Any](self, kinds, options, run=run, name=name, after=after, ended=ended)
 
     def ended_id(self) -> str | None:
         """None: it is the bus that ends."""
@@ -203,6 +213,11 @@ class Bus(Subscribable):
 
     def open_stream(self, stream: Subscription[Any]) -> None:
         """Attaches a stream, and fills it with what it asked to be replayed."""
+        if stream.ended_run is not None:
+            with self.lock:
+                self._replay(stream, stream.ended_run.tail, stream.ended_run.run)
+                stream.close()
+            return
         self.hosting.enter_loop()
         with self.lock:
             try:
@@ -210,9 +225,11 @@ class Bus(Subscribable):
             except BaseException:
                 self.hosting.exit_loop()
                 raise
-            if stream.after is None or (kept := self.runs.tail(stream.run)) is None:
-                return
-            tail, run = kept
+            if kept := self.runs.tail(stream.run):
+                self._replay(stream, *kept)
+
+    def _replay(self, stream: Subscription[Any], tail: Tail, run: str) -> None:
+        if stream.after is not None:
             try:
                 tail.replay(stream, stream.after, run)
             except BaseException as error:  # noqa: BLE001  # its predicate's, for its consumer

@@ -19,6 +19,7 @@ from fitbus.events import Event, Lagged
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
+    from fitbus.bus._publisher import Publisher
 
 __all__ = ["Subscription"]
 
@@ -56,6 +57,7 @@ class Subscription(Intake, Generic[E_co]):
         run: str | None = None,
         name: str,
         after: int | None = None,
+        ended: Publisher | None = None,
     ) -> None:
         own = [hook] if hook else [*(hooks or {}).values()]
         super().__init__(
@@ -67,6 +69,7 @@ class Subscription(Intake, Generic[E_co]):
         )
         self.name = name
         self.after = after
+        self.ended_run = ended  # whose events it replays
         self.order = -1  # its place among all subscribers, set when it is attached
         self.kinds = tuple(kinds)
         self.run = run

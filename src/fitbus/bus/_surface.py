@@ -175,10 +175,12 @@ class Subscribable(abc.ABC):
             overflow: What a full mailbox does; `"block"` holds training at the next step boundary.
             buffer_size: How many events it holds.
             after: Replays the retained events after this `seq` (of the bus' latest run), then goes
-                on live without gap or duplicate. Too old: a `Lagged` first.
+                on live without gap or duplicate; -1 for all of them. Too old: a `Lagged` first. Of
+                a run that has ended, too: then the stream ends with the last of them.
 
         Raises:
             InvalidArgumentError: An argument makes no sense.
+            RunEndedError: The run has ended, and there is no `after`.
         """
         if not kinds:
             raise InvalidArgumentError("kinds", kinds, "give at least one event type")

@@ -10,7 +10,7 @@ import anyio
 
 from fitbus._loops import LoopHandle, run_in_daemon_thread
 from fitbus.bus import standing
-from fitbus.errors import RunEndedError
+from fitbus.errors import RunEndedError, WrongThreadError
 from fitbus.train._attaching import flattened
 from fitbus.train._engine import Request
 from fitbus.train._state import TrainState, copied
@@ -32,6 +32,17 @@ class Beside:
         self._run = run
         self._trainer = trainer
         self._driver = driver
+
+    def lent(self) -> TrainState:
+        """The state itself, for a waiting handler of the run."""
+        mark = standing.get()
+        engine = self._driver.engine
+        if engine is None or mark is None or not mark.active or mark.run != self._run.id:
+            raise WrongThreadError(
+                "run.state is there for waiting handlers of the run only; elsewhere use"
+                " `await run.snapshot()`, and `trainer.state` after the run"
+            )
+        return engine.state
 
     async def at_boundary(self, work: Callable[[TrainState], Any]) -> Any:
         """Lets the training thread do something with the state at its next boundary.

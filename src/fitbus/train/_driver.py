@@ -55,7 +55,9 @@ class Driver:
     ) -> None:
         self._run = run
         self._trainer = trainer
-        self._job = job
+        self._job: Job | None = job  # has the data: let go when it is done
+        self._kind = job.kind
+        self._params = {"epochs": getattr(job, "epochs", 1), "steps": getattr(job, "steps", None)}
         self._grace_s = grace_s
         self._drain_s = drain_s
         self._host: Host | None = None
@@ -92,11 +94,7 @@ class Driver:
     @property
     def params(self) -> dict[str, Any]:
         """What Keras gives callbacks as `params`."""
-        return {
-            "verbose": self.verbose,
-            "epochs": getattr(self._job, "epochs", 1),
-            "steps": getattr(self._job, "steps", None),
-        }
+        return {"verbose": self.verbose, **self._params}
 
     # A run beside another one, which has the thread and the loop of that one's making.
 
@@ -265,7 +263,7 @@ class Driver:
         activity = engine.publisher.standstill.calling or engine.activity
         error = ThreadStuckError(activity, self._grace_s)
         self._trainer.keeper.stuck(self._run, error)
-        if self._job.kind == "fit":
+        if self._kind == "fit":
             engine.publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))
         engine.publisher.abandon()
         return error
@@ -284,7 +282,10 @@ class Driver:
     # The training thread.
 
     def _in_thread(self, engine: Engine) -> tuple[Any, BaseException | None]:
-        result, self._thread_error = carried_out(self._job, engine, self.settings)
+        job, self._job = self._job, None
+        assert job is not None
+        result, self._thread_error = carried_out(job, engine, self.settings)
+        engine.evaluate = None
         return result, self._thread_error
 
     def _ended_late(self) -> None:

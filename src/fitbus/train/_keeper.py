@@ -55,16 +55,20 @@ class StateKeeper:
         self._shown = True
         return self._kept()
 
+    def check_free(self) -> None:
+        """Refuses another run while one is live, or its thread is stuck."""
+        if self._stuck is not None:
+            raise _again(self._stuck)
+        if self.live is not None:
+            raise TrainerBusyError(
+                f"{self.live!r} is live: one call at a time for each trainer; wait for it, or"
+                " make a second trainer"
+            )
+
     def lend(self, run: Run[Any]) -> TrainState:
         """Gives the state to a run, which may donate it."""
         with self._lock:
-            if self._stuck is not None:
-                raise _again(self._stuck)
-            if self.live is not None:
-                raise TrainerBusyError(
-                    f"{self.live!r} is live: one call at a time for each trainer; wait for it, or"
-                    " make a second trainer"
-                )
+            self.check_free()
             state = self._kept()
             self.live = run
         return copied(state, "state") if self._shown else state

@@ -17,7 +17,7 @@ from fitbus.bus import (
     standing,
 )
 from fitbus.control import Applied, Control, Inbox, Receipt
-from fitbus.errors import RunEndedError, WouldDeadlockError, WrongThreadError
+from fitbus.errors import RunEndedError, WouldDeadlockError
 from fitbus.events import Event
 from fitbus.train._beside import Beside
 from fitbus.train._driver import Driver
@@ -49,6 +49,7 @@ class Run(Subscribable, Generic[ResultT]):
 
     Attributes:
         id: Its id, in the envelope of each of its events.
+        trainer: What it trains.
         bus: The bus that carries them.
         inbox: The controls that wait.
         driver: What drives it; for the trainer and its parts.
@@ -62,7 +63,7 @@ class Run(Subscribable, Generic[ResultT]):
         self.bus: Bus = trainer.bus
         self.inbox = Inbox()
         self.open_logs = False
-        self._trainer = trainer
+        self.trainer = trainer
         self.driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
         self._beside = Beside(self, trainer, self.driver)
         self._streams: weakref.WeakSet[Subscription[Any]] = weakref.WeakSet()
@@ -174,14 +175,7 @@ class Run(Subscribable, Generic[ResultT]):
         Raises:
             WrongThreadError: Asked for elsewhere, where it may be donated at any moment.
         """
-        mark = standing.get()
-        engine = self.driver.engine
-        if engine is None or mark is None or not mark.active or mark.run != self.id:
-            raise WrongThreadError(
-                "run.state is there for waiting handlers of the run only; elsewhere use"
-                " `await run.snapshot()`, and `trainer.state` after the run"
-            )
-        return engine.state
+        return self._beside.lent()
 
     async def snapshot(self) -> TrainState:
         """A copy of the state at a step boundary: NumPy arrays; random keys as their data."""
@@ -193,7 +187,7 @@ class Run(Subscribable, Generic[ResultT]):
         self,
         x: Any,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         steps: int | None = None,
         callbacks: Sequence[Any] = (),
     ) -> Any:
@@ -201,7 +195,7 @@ class Run(Subscribable, Generic[ResultT]):
 
         Publishes nothing, unless given callbacks: then as a run of its own on the same bus.
         """
-        nested = Nested.predict(self._trainer, x, batch_size, steps)
+        nested = Nested.predict(self.trainer, x, batch_size, steps)
         return await self._beside.in_thread(nested, callbacks)
 
     async def evaluate(
@@ -209,7 +203,7 @@ class Run(Subscribable, Generic[ResultT]):
         x: Any,
         y: Any = None,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         sample_weight: Any = None,
         steps: int | None = None,
         callbacks: Sequence[Any] = (),
@@ -218,11 +212,9 @@ class Run(Subscribable, Generic[ResultT]):
 
         Publishes nothing, unless given callbacks: then as a run of its own on the same bus.
         """
-        nested = Nested.evaluate(self._trainer, x, y, batch_size, sample_weight, steps)
+        nested = Nested.evaluate(self.trainer, x, y, batch_size, sample_weight, steps)
         logs: dict[str, float] = await self._beside.in_thread(nested, callbacks)
         return logs
-
-    # Subscribing: see `Subscribable`.
 
     def attach_subscription(
         self,
@@ -242,9 +234,12 @@ class Run(Subscribable, Generic[ResultT]):
     def make_stream(
         self, kinds: Sequence[type[Event]], options: Options, *, after: int | None
     ) -> Subscription[Any]:
-        """Makes a stream of this run's events."""
-        self._check_alive()
-        stream = self.bus.make_stream(kinds, options, after=after, run=self.id)
+        """Makes a stream of this run's events; after its end, of those that are kept."""
+        engine = self.driver.engine
+        ended = engine.publisher if engine is not None and self.driver.life.final else None
+        if ended is None or after is None:
+            self._check_alive()
+        stream = self.bus.make_stream(kinds, options, after=after, run=self.id, ended=ended)
         self._streams.add(stream)
         return stream
 
@@ -263,7 +258,7 @@ class Run(Subscribable, Generic[ResultT]):
         Args:
             source: The name under which its writes count as sent.
         """
-        return ModelView(self._trainer, self, source)
+        return ModelView(self.trainer, self, source)
 
     @property
     def stop_reason(self) -> str | None:

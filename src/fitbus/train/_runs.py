@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -11,13 +12,15 @@ import anyio
 from anyio.abc import TaskGroup
 
 from fitbus.control import Receipt, StopTraining
-from fitbus.errors import FitbusError, InvalidArgumentError
-from fitbus.train._arguments import RunOptions
+from fitbus.errors import FitbusError, InvalidArgumentError, TrainerBusyError
+from fitbus.train._arguments import RunOptions, positive
 from fitbus.train._history import History
 from fitbus.train._run import Run
 from fitbus.train._trainer import Trainer
 
 __all__ = ["Runs"]
+
+_logger = logging.getLogger("fitbus")
 
 
 @final
@@ -30,10 +33,19 @@ class Runs(Mapping[str, Run[History]]):
 
     Leaving the block stops each run at a step boundary, and waits for it; leaving it by an
     exception or a cancellation cancels them. A run that fails doesn't disturb the others: its error
-    is kept, and raised by `await runs[id].wait()`.
+    is logged, and kept: `await runs[id].wait()` raises it.
+
+    Args:
+        keep: How many runs that have ended it remembers; when there are more, it forgets those that
+            were started first. Each holds its trainer, but not the data.
+
+    Raises:
+        InvalidArgumentError: `keep` is no whole number of at least 0.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: int = 32) -> None:
+        positive("keep", keep, zero=True)
+        self._keep = keep
         self._runs: dict[str, Run[History]] = {}
         self._tasks: TaskGroup | None = None
         self._interrupt: BaseException | None = None
@@ -80,12 +92,23 @@ class Runs(Mapping[str, Run[History]]):
         Raises:
             FitbusError: The block isn't entered.
             InvalidArgumentError: An argument is wrong, or a run has that id already.
+            TrainerBusyError: The trainer has a run that hasn't ended; one that was asked to stop
+                hasn't before `wait` returns.
+            ThreadStuckError: A cancelled run's thread hasn't ended yet.
         """
         if self._tasks is None:
             raise FitbusError("enter it first: `async with fitbus.Runs() as runs:`")
         run_id = options.get("run_id") or uuid.uuid4().hex[:12]
         if run_id in self._runs:
             raise InvalidArgumentError("run_id", run_id, "a run has this id; choose another")
+        self._trim()
+        for known in self._runs.values():
+            if known.trainer is trainer and not known.driver.life.over:
+                raise TrainerBusyError(
+                    f"{known!r} of this trainer hasn't ended: one at a time; wait for it, or make a"
+                    " second trainer"
+                )
+        trainer.keeper.check_free()
         options["run_id"] = run_id
         run = trainer.run(x, y, **options)
         self._runs[run.id] = run
@@ -93,12 +116,27 @@ class Runs(Mapping[str, Run[History]]):
         return run
 
     def stop(self, id: str, reason: str = "asked to stop") -> Receipt:
-        """Asks a run to stop at a step boundary; `await` the receipt for the acknowledgement.
+        """Asks a run to stop at a step boundary, after which it still validates.
+
+        Returns:
+            A receipt: `await` it for the acknowledgement, and `runs[id].wait()` for the end.
 
         Raises:
             KeyError: There is no run of that id.
         """
         return self._runs[id].post(StopTraining(reason), "Runs")
+
+    def forget(self, id: str) -> None:
+        """Forgets a run that has ended.
+
+        Raises:
+            KeyError: There is no run of that id.
+            FitbusError: It hasn't ended.
+        """
+        run = self._runs[id]
+        if not run.driver.life.over:
+            raise FitbusError(f"{run!r} hasn't ended; stop it, and wait for it first")
+        del self._runs[id]
 
     def __getitem__(self, id: str) -> Run[History]:
         """The run of an id, ended ones included."""
@@ -116,11 +154,19 @@ class Runs(Mapping[str, Run[History]]):
         try:
             async with run:
                 await run.wait()
-        except Exception as error:  # noqa: BLE001  # one run's failure isn't the service's
+        except Exception as error:  # one run's failure isn't the service's
             run.driver.life.keep_error(error)
+            _logger.exception("run %r failed", run.id)
         except (KeyboardInterrupt, SystemExit) as error:  # ends all, and leaves as itself
             self._interrupt = self._interrupt or error
             tasks.cancel_scope.cancel()
+        finally:
+            self._trim()
+
+    def _trim(self) -> None:
+        ended = [id for id, run in self._runs.items() if run.driver.life.over]
+        for id in ended[: max(0, len(ended) - self._keep)]:
+            del self._runs[id]
 
     def __repr__(self) -> str:
         """Shows the runs."""
