@@ -131,7 +131,8 @@ class Lagged(Event):
 
     Attributes:
         subscriber: The subscription's name.
-        count: How many events it lost here.
+        count: How many events it lost here. With `after=`, all of the run that aren't kept any more
+            are counted: nobody knows which of them it would have been given.
         first_seq: The first one lost.
         last_seq: The last one lost.
     """
