@@ -81,6 +81,17 @@ async def test_without_a_terminal_it_prints_a_line_an_epoch_and_no_codes() -> No
     assert "\x1b" not in file.getvalue()
 
 
+async def test_without_a_live_view_a_terminal_gets_the_lines_only() -> None:
+    """What `verbose=2` asks for: in color, but nothing is redrawn, and the cursor stays."""
+    screen = Screen()
+    bar = ProgressBar(live=False, console=terminal(screen))
+    await TRAINER.fit(X, Y, epochs=3, validation_split=0.25, callbacks=[bar])
+    assert [line[1] for line in LINE.finditer(screen.text)] == ["1", "2", "3"]
+    assert len(screen.text.splitlines()) == 3
+    assert HIDE_CURSOR not in screen.getvalue()
+    assert "━" not in screen.text
+
+
 async def test_in_a_terminal_the_present_epoch_is_live_and_each_leaves_a_line() -> None:
     screen, shown = Screen(), threading.Event()
 

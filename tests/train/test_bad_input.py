@@ -55,14 +55,14 @@ def refused(error: type[Exception], *parts: str) -> Any:
 WHOLE = "give a whole number of at least 1"
 SECONDS = "give seconds, a number above 0"
 NUMBERS: list[tuple[str, Any, str]] = [
-    *(("batch_size", value, WHOLE) for value in (0, 1.5, None, True, "8")),
+    *(("batch_size", value, WHOLE) for value in (0, 1.5, True, "8")),
     *(("epochs", value, "give a whole number of at least 0") for value in (-1, "3", None)),
     ("initial_epoch", -1, "give a whole number of at least 0"),
     *(("steps_per_epoch", value, WHOLE) for value in (0, 2.0)),
     *(("validation_batch_size", value, WHOLE) for value in (0, 8.0)),
     *(("validation_steps", value, WHOLE) for value in (0, "1")),
     *(("steps_per_execution", value, WHOLE) for value in (0, None)),
-    *(("verbose", value, "allowed are 0, 1") for value in (2, "auto", 1.0)),
+    *(("verbose", value, "allowed are 0, 1, 2, 'auto'") for value in (3, -1, "yes", 1.0, None)),
     *(("shuffle", value, "allowed are True, False") for value in ("batch", 1, None)),
     *(
         ("validation_split", value, "give a fraction of at least 0 and below 1")

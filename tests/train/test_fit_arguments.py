@@ -16,6 +16,7 @@ from fitbus import (
     EpochBegin,
     EpochEnd,
     Event,
+    PredictBatchEnd,
     TestBatchEnd,
     TestBegin,
     TestEnd,
@@ -366,6 +367,58 @@ async def test_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     await told(verbose=1, epochs=2)
     printed = capsys.readouterr()
     assert "loss" in printed.out + printed.err
+
+
+@pytest.mark.parametrize(("verbose", "number"), [(0, 0), (1, 1), ("auto", 1), (2, 2)])
+async def test_params_and_history_tell_verbose_as_a_number(
+    verbose: Any, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And something is printed unless it is 0."""
+    found: list[int] = []
+
+    class Looks(Callback):
+        def set_params(self, params: Any) -> None:
+            found.append(params["verbose"])
+
+    history = await SHARED.fit(X, batch_size=5, verbose=verbose, callbacks=[Looks()])
+    await SHARED.evaluate(X, batch_size=5, verbose=verbose, callbacks=[Looks()])
+    await SHARED.predict(X, batch_size=5, verbose=verbose, callbacks=[Looks()])
+    assert found == [number] * 3
+    assert history.params["verbose"] == number
+    assert len(capsys.readouterr().out.splitlines()) == (3 if number else 0)
+
+
+async def test_no_batch_size_means_32() -> None:
+    """In `fit`, `run`, `evaluate` and `predict`, also beside a run and in `self.model`."""
+    data = np.zeros((65, *X.shape[1:]), X.dtype)
+    batches: list[str] = []
+
+    @fitbus.handler(BatchEnd, TestBatchEnd, PredictBatchEnd)
+    def note(event: Event) -> None:
+        batches.append(type(event).__name__)
+
+    def nested(event: EpochEnd) -> None:
+        view = run.model("a test")
+        view.evaluate(data, batch_size=None, callbacks=[note])
+        view.predict(data, batch_size=None, callbacks=[note])
+
+    options: Any = {"batch_size": None, "callbacks": [note]}
+    await SHARED.fit(data, validation_data=data, validation_batch_size=None, **options)
+    await SHARED.evaluate(data, **options)
+    await SHARED.predict(data, **options)
+    assert batches == [
+        *["BatchEnd"] * 3,
+        *["TestBatchEnd"] * 6,
+        *["PredictBatchEnd"] * 3,
+    ]
+    batches.clear()
+    run = SHARED.run(data, batch_size=None)
+    run.add(nested)
+    async with run:
+        await run.wait()
+        await run.evaluate(data, **options)
+        await run.predict(data, **options)
+    assert batches == [*["TestBatchEnd"] * 3, *["PredictBatchEnd"] * 3] * 2
 
 
 class Hooks(Callback):

@@ -1,4 +1,4 @@
-"""`fit_sync`, for scripts; inside an event loop it is refused."""
+"""`fit_sync` and its sisters, for scripts; inside an event loop they are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ import pytest
 import sniffio
 
 import fitbus
-from fitbus import BatchEnd, EpochEnd, SetLearningRate, StopTraining, TrainEnd
+from fitbus import (
+    BatchEnd,
+    EpochEnd,
+    PredictBatchEnd,
+    SetLearningRate,
+    StopTraining,
+    TestBatchEnd,
+    TrainEnd,
+)
 from fitbus.errors import DataError, FitbusError, InvalidArgumentError
 from fitbus.testing import EventRecorder, toy_problem
 
@@ -78,6 +86,39 @@ def test_it_is_fit_in_a_loop_of_its_own() -> None:
     assert [event.reason for event in recorder.of(TrainEnd)] == ["completed"]
 
 
+def test_its_sisters_evaluate_and_predict_in_loops_of_their_own() -> None:
+    """The same logs and outputs, with events and controls; what they take, and what they don't."""
+    recorder = EventRecorder()
+
+    async def on_loop(event: TestBatchEnd | PredictBatchEnd) -> StopTraining | None:
+        assert sniffio.current_async_library() == "asyncio"
+        return StopTraining() if event.batch == 1 else None
+
+    async def main() -> Any:
+        weight = np.arange(64.0)
+        logs = await SHARED.evaluate(X, Y, batch_size=16, sample_weight=weight)
+        return logs, await SHARED.predict(X, batch_size=16, steps=3)
+
+    logs = SHARED.evaluate_sync(
+        X, Y, batch_size=16, sample_weight=np.arange(64.0), callbacks=[recorder]
+    )
+    outputs = SHARED.predict_sync(X, batch_size=16, steps=3, callbacks=[recorder])
+    expected_logs, expected_outputs = anyio.run(main)
+    assert logs == expected_logs
+    np.testing.assert_array_equal(outputs, expected_outputs)
+    assert len(recorder.of(TestBatchEnd)) == 4
+    assert len(recorder.of(PredictBatchEnd)) == 3
+
+    stopping: Any = {"batch_size": 1, "callbacks": [fitbus.handler(wait=True)(on_loop)]}
+    SHARED.evaluate_sync(X, Y, **stopping)
+    assert len(SHARED.predict_sync(X, **stopping)) == 2
+    for call in (SHARED.evaluate_sync, SHARED.predict_sync):
+        with pytest.raises(InvalidArgumentError, match="steps"):
+            call(X, steps=0)
+        with pytest.raises(TypeError, match="epochs"):
+            call(X, epochs=3)  # type: ignore[call-arg]  # that is the test
+
+
 def test_one_after_the_other_goes_on_where_the_first_ended() -> None:
     """Each in a loop of its own, on one bus."""
     start = int(SHARED.state.step)
@@ -129,9 +170,15 @@ async def test_inside_a_loop_it_is_refused_naming_what_to_write() -> None:
     refused: list[str] = []
 
     def refuse() -> None:
-        with pytest.raises(FitbusError, match=r"write `await trainer\.fit\(\.\.\.\)`") as caught:
-            SHARED.fit_sync(X, Y)
-        refused.append(str(caught.value))
+        calls: dict[str, Any] = {
+            "fit": lambda: SHARED.fit_sync(X, Y),
+            "evaluate": lambda: SHARED.evaluate_sync(X, Y),
+            "predict": lambda: SHARED.predict_sync(X),
+        }
+        for name, call in calls.items():
+            with pytest.raises(FitbusError, match=rf"write `await trainer\.{name}\(\.\.\.\)`"):
+                call()
+            refused.append(name)
 
     async def on_loop(event: EpochEnd) -> None:
         refuse()
@@ -139,7 +186,7 @@ async def test_inside_a_loop_it_is_refused_naming_what_to_write() -> None:
     refuse()
     step = int(SHARED.state.step)
     await SHARED.fit(X, Y, batch_size=32, callbacks=[on_loop])
-    assert len(refused) == 2
+    assert refused == ["fit", "evaluate", "predict"] * 2
     assert int(SHARED.state.step) == step + 2
 
 

@@ -274,7 +274,7 @@ async def test_errors_leave_as_themselves_and_the_trainer_is_free_again(
         with pytest.raises(InvalidArgumentError, match="steps"):
             await call(*data, steps=0)
         with pytest.raises(InvalidArgumentError, match="verbose"):
-            await call(*data, verbose=2)
+            await call(*data, verbose=3)
         with pytest.raises(DataError, match="x"):
             await call([])
     with pytest.raises(DataError, match="y"):

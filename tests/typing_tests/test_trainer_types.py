@@ -108,3 +108,16 @@ def test_an_argument_that_does_not_exist_is_an_error_for_checkers(trainer: Train
         trainer.run(x, x, epoch=3)  # type: ignore[call-arg]  # it is `epochs`
     with pytest.raises(TypeError, match="epoch"):
         trainer.fit_sync(x, x, epoch=3)  # type: ignore[call-arg]  # it is `epochs`
+
+
+def test_the_three_calls_for_scripts_give_the_same(trainer: Trainer) -> None:
+    """And they know their arguments."""
+    problem = toy_problem(64)
+    assert_type(trainer.fit_sync(problem.x, problem.y, verbose="auto"), History)
+    logs = trainer.evaluate_sync(problem.x, problem.y, batch_size=None)
+    assert_type(logs, dict[str, float])
+    assert sorted(logs) == ["loss", "mean_absolute_error"]
+    outputs = trainer.predict_sync(problem.x, batch_size=16, verbose=0)
+    assert_type(outputs, Any)
+    with pytest.raises(TypeError, match="sample_weight"):
+        trainer.predict_sync(problem.x, sample_weight=None)  # type: ignore[call-arg]  # evaluate's

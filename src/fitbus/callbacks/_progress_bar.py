@@ -22,6 +22,8 @@ __all__ = ["ProgressBar"]
 class ProgressBar(Callback):
     """Shows epochs and batches, live metrics, speed and time left; `fit(verbose=1)` attaches one.
 
+    `fit(verbose=2)` attaches one with `live=False`.
+
     In a terminal, and in a notebook that has ipywidgets, what goes on is shown live, redrawn twice
     a second, and each epoch leaves a line; elsewhere there are only the lines. Validation inside
     `fit` is silent. `evaluate` and `predict` show their own progress, and leave one line. A number
@@ -33,6 +35,7 @@ class ProgressBar(Callback):
 
     Args:
         leave: Whether epochs, evaluations and predictions leave a line.
+        live: Whether what goes on is shown where that is possible; False: lines only.
         console: Where to; rich's own console for standard output unless given.
 
     Raises:
@@ -41,7 +44,9 @@ class ProgressBar(Callback):
 
     adds_logs: ClassVar[bool] = False
 
-    def __init__(self, *, leave: bool = True, console: Console | None = None) -> None:
+    def __init__(
+        self, *, leave: bool = True, live: bool = True, console: Console | None = None
+    ) -> None:
         try:
             import rich
         except ImportError as error:
@@ -49,6 +54,7 @@ class ProgressBar(Callback):
                 'ProgressBar needs rich, which isn\'t installed: pip install "fitbus[demo]"'
             ) from error
         self._leave = leave
+        self._live = live
         self._console = rich.get_console() if console is None else console
         self._display: Display | None = None
         self._progress = Progress(None, 1)
@@ -123,7 +129,7 @@ class ProgressBar(Callback):
             overflow="latest",
             name="ProgressBar batches",
         )
-        self._display = Display(self._console, self._view)
+        self._display = Display(self._console, self._view, live=self._live)
 
     def _end(self, logs: Logs | None) -> None:
         self._progress.end_epoch()

@@ -41,12 +41,13 @@ class Display:
     Args:
         console: Where to.
         look: Tells what goes on; called in the display's thread, twice a second.
+        live: Whether to show it where that is possible.
     """
 
-    def __init__(self, console: Console, look: Callable[[], View]) -> None:
+    def __init__(self, console: Console, look: Callable[[], View], *, live: bool) -> None:
         self._console = console
         self._look = look
-        self._can_be_live = _can_be_live(console)
+        self._can_be_live = live and _can_be_live(console)
         self._changed = threading.Condition()
         self._lines: deque[Text] = deque(maxlen=_LINES)
         self._lost = 0

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral
-from typing import Any, TypedDict, final
+from typing import Any, Literal, TypeAlias, TypedDict, final
 
 import jax
 
@@ -19,23 +19,28 @@ from fitbus.train._pass import Pull
 from fitbus.train._weights import check_weight
 
 __all__ = [
+    "BATCH_SIZE",
     "FIT_OPTIONS",
     "FitArguments",
     "FitOptions",
     "RunOptions",
-    "checked_flags",
-    "plain_feed",
+    "Verbose",
     "positive",
     "seconds",
+    "verbosity",
 ]
+
+BATCH_SIZE = 32  # where None is given
+
+Verbose: TypeAlias = int | Literal["auto"]
 
 
 class FitOptions(TypedDict, total=False):
     """The keyword arguments of `Trainer.fit`."""
 
-    batch_size: int
+    batch_size: int | None
     epochs: int
-    verbose: int
+    verbose: Verbose
     callbacks: Iterable[Any] | None
     validation_split: float
     validation_data: Any
@@ -66,9 +71,9 @@ FIT_OPTIONS = frozenset(FitOptions.__annotations__)
 class FitArguments:
     """What `fit` was given besides data, callbacks and times."""
 
-    batch_size: int = 32
+    batch_size: int | None = BATCH_SIZE
     epochs: int = 1
-    verbose: int = 0
+    verbose: Verbose = 0
     validation_split: float = 0.0
     validation_data: Any = None
     shuffle: bool = True
@@ -82,14 +87,14 @@ class FitArguments:
     steps_per_execution: int = 1
 
     def __post_init__(self) -> None:
-        positive("batch_size", self.batch_size)
+        positive("batch_size", self.batch_size, none=True)
         positive("epochs", self.epochs, zero=True)
         positive("initial_epoch", self.initial_epoch, zero=True)
         positive("steps_per_epoch", self.steps_per_epoch, none=True)
         positive("validation_steps", self.validation_steps, none=True)
         positive("validation_batch_size", self.validation_batch_size, none=True)
         positive("steps_per_execution", self.steps_per_execution)
-        checked_flags(self.verbose)
+        verbosity(self.verbose)
         if not isinstance(self.shuffle, bool):
             raise InvalidArgumentError("shuffle", self.shuffle, "allowed are True, False")
         split = self.validation_split
@@ -142,7 +147,9 @@ class FitArguments:
                 weight,
                 self.class_weight if training else None,
                 argument=argument,
-                batch_size=(not training and self.validation_batch_size) or self.batch_size,
+                batch_size=(not training and self.validation_batch_size)
+                or self.batch_size
+                or BATCH_SIZE,
                 shuffle=self.shuffle and training,
                 seed=seed,
                 pad=pad,
@@ -163,6 +170,7 @@ class FitArguments:
             epochs=self.epochs,
             initial_epoch=self.initial_epoch,
             validation=shown,
+            verbose=verbosity(self.verbose),
             validation_freq=freq if isinstance(freq, Collection) else int(freq),
         )
 
@@ -211,34 +219,6 @@ class FitArguments:
         )
 
 
-def plain_feed(
-    x: Any,
-    y: Any,
-    batch_size: int,
-    sample_weight: Any,
-    steps: int | None,
-    *,
-    pad: bool,
-    pull: Pull,
-) -> Feed:
-    """The data of an evaluation or a prediction: in order, from the start each time."""
-    positive("batch_size", batch_size)
-    positive("steps", steps, none=True)
-    data = source(
-        x,
-        y,
-        sample_weight,
-        None,
-        argument="x",
-        batch_size=batch_size,
-        shuffle=False,
-        seed=(),
-        pad=pad,
-        pull=pull,
-    )
-    return Feed("x", data, steps, anew=True)
-
-
 def is_arrays_or_none(value: Any) -> bool:
     """Whether it may be a part of `(x, y, sample_weight)`."""
     return value is None or is_arrays(value)
@@ -265,7 +245,10 @@ def seconds(argument: str, value: Any, *, zero: bool = False) -> None:
         )
 
 
-def checked_flags(verbose: Any) -> None:
-    """Refuses a `verbose` other than 0 and 1."""
-    if verbose not in (0, 1) or isinstance(verbose, float):
-        raise InvalidArgumentError("verbose", verbose, "allowed are 0, 1")
+def verbosity(verbose: Any) -> int:
+    """What `verbose` means, as a number: `"auto"` is 1. Refuses what Keras doesn't know."""
+    if isinstance(verbose, str) and verbose == "auto":
+        return 1
+    if not isinstance(verbose, Integral) or verbose not in (0, 1, 2):
+        raise InvalidArgumentError("verbose", verbose, "allowed are 0, 1, 2, 'auto'")
+    return int(verbose)

@@ -40,7 +40,7 @@ def attach(run: Run[Any], callback: Any) -> None:
 
 def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int = 0) -> None:
     """Attaches what `callbacks=[...]` holds, in order, and the progress bar last; or nothing."""
-    run.driver.verbose = int(verbose)
+    run.driver.verbose = verbose
     before = run.bus.subscriptions
     try:
         for callback in flattened(callbacks):
@@ -48,7 +48,7 @@ def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int =
         if verbose:
             import fitbus  # the front door knows where the progress bar is
 
-            attach(run, fitbus.callbacks.ProgressBar())
+            attach(run, fitbus.callbacks.ProgressBar(live=verbose == 1))
     except BaseException:
         for subscription in run.bus.subscriptions:
             if subscription.run == run.id and subscription not in before:

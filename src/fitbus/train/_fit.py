@@ -60,6 +60,7 @@ class FitJob:
         initial_epoch: int,
         validation: Feed | None,
         validation_freq: int | Collection[int],
+        verbose: int = 0,
     ) -> None:
         self._feed = feed
         self.epochs = epochs
@@ -68,7 +69,7 @@ class FitJob:
         self._validation_freq = validation_freq
         self._layout: MetricsLayout | None = None
         self._logs: dict[str, float] = {}
-        self.history = History({"verbose": 0, "epochs": epochs, "steps": feed.steps})
+        self.history = History({"verbose": verbose, "epochs": epochs, "steps": feed.steps})
         self.checks: list[Callable[[frozenset[str]], object]] = []
 
     @property

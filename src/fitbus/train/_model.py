@@ -145,7 +145,7 @@ class ModelView:
     def predict(
         self,
         x: Any,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         verbose: int | str = 0,
         steps: int | None = None,
         callbacks: Iterable[Any] | None = None,
@@ -159,7 +159,7 @@ class ModelView:
         self,
         x: Any,
         y: Any = None,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         verbose: int | str = 0,
         sample_weight: Any = None,
         steps: int | None = None,

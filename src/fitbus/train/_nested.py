@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, Self, final
 
 from fitbus.errors import DataError
-from fitbus.train._arguments import plain_feed
 from fitbus.train._attaching import attach_all
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import EvaluateJob, evaluate_quietly
 from fitbus.train._feed import Feed
 from fitbus.train._pipeline import Flight
+from fitbus.train._plain import plain_feed
 from fitbus.train._predict import PredictJob, predict_quietly
 from fitbus.train._state import TrainState
 
@@ -41,7 +41,7 @@ class Nested:
         trainer: Trainer,
         x: Any,
         y: Any,
-        batch_size: int,
+        batch_size: int | None,
         sample_weight: Any,
         steps: int | None,
     ) -> Self:
@@ -52,7 +52,7 @@ class Nested:
         return cls(trainer, feed, EvaluateJob(feed))
 
     @classmethod
-    def predict(cls, trainer: Trainer, x: Any, batch_size: int, steps: int | None) -> Self:
+    def predict(cls, trainer: Trainer, x: Any, batch_size: int | None, steps: int | None) -> Self:
         """A prediction."""
         feed = plain_feed(x, None, batch_size, None, steps, pad=trainer.steps.pad, pull=_no_async)
         return cls(trainer, feed, PredictJob(feed))

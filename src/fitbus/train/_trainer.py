@@ -5,33 +5,27 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, Unpack, final
 
-import anyio
-
-from fitbus._loops import in_event_loop
 from fitbus.bus import Bus
-from fitbus.errors import (
-    FitbusError,
-    InvalidArgumentError,
-)
+from fitbus.errors import InvalidArgumentError
 from fitbus.train._arguments import (
     FIT_OPTIONS,
     FitArguments,
     FitOptions,
     RunOptions,
-    checked_flags,
-    plain_feed,
+    Verbose,
     positive,
     seconds,
 )
-from fitbus.train._attaching import attach_all
 from fitbus.train._evaluate import EvaluateJob
 from fitbus.train._feed import Feed
 from fitbus.train._history import History
 from fitbus.train._keeper import StateKeeper
 from fitbus.train._pipeline import Flight
+from fitbus.train._plain import EvaluateOptions, PredictOptions, plain_feed
 from fitbus.train._predict import PredictJob
 from fitbus.train._pull import Puller
 from fitbus.train._run import Run
+from fitbus.train._starting import in_own_loop, new_run
 from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps
 from fitbus.train._task import Task
@@ -100,9 +94,9 @@ class Trainer:
         x: Any,
         y: Any = None,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         epochs: int = 1,
-        verbose: int = 0,
+        verbose: Verbose = 0,
         callbacks: Iterable[Any] | None = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
@@ -128,10 +122,11 @@ class Trainer:
                 left out, a list, an iterable or an async iterable of batches (`x`, `(x, y)` or
                 `(x, y, sample_weight)`), or a function that returns one.
             y: Targets, of the same first dimension.
-            batch_size: Examples in a batch, for arrays. A short last batch is filled up with rows
-                of weight 0, so that nothing is compiled twice.
+            batch_size: Examples in a batch, for arrays; None means 32. A short last batch is filled
+                up with rows of weight 0, so that nothing is compiled twice.
             epochs: The number of the last epoch, counted from 1.
-            verbose: 0: nothing is printed; 1: a progress bar (extra `demo`).
+            verbose: 0: nothing is printed; 1 or `"auto"`: a progress bar; 2: a line an epoch (both
+                need the extra `demo`).
             callbacks: Callback objects and handlers, nested lists allowed; for this call only.
             validation_split: The fraction of the arrays, at their end, that is held out.
             validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`, or what `x` may be.
@@ -176,20 +171,20 @@ class Trainer:
         """
         given: dict[str, Any] = {**options}
         callbacks, run_id = given.pop("callbacks", None), given.pop("run_id", None)
-        grace_s, drain_s = given.pop("grace_s", 5.0), given.pop("drain_s", 30.0)
+        times = {"grace_s": given.pop("grace_s", 5.0), "drain_s": given.pop("drain_s", 30.0)}
         arguments = FitArguments.of(given)
         job = arguments.job(
             x, y, seed=(self.seed, self.keeper.updates), pad=self.steps.pad, pull=self.puller
         )
-        return self._new_run(job, callbacks, grace_s, drain_s, run_id, arguments.verbose)
+        return new_run(self, job, callbacks, **times, verbose=arguments.verbose, run_id=run_id)
 
     async def evaluate(
         self,
         x: Any,
         y: Any = None,
         *,
-        batch_size: int = 32,
-        verbose: int = 0,
+        batch_size: int | None = 32,
+        verbose: Verbose = 0,
         sample_weight: Any = None,
         steps: int | None = None,
         callbacks: Iterable[Any] | None = None,
@@ -199,22 +194,22 @@ class Trainer:
         """Evaluates the state on data, with the events of a test.
 
         Args:
-            x: As in `run`.
-            y: As in `run`.
-            batch_size: As in `run`.
-            verbose: As in `run`.
-            sample_weight: As in `run`.
+            x: Arrays with a common first dimension; or, with `y` left out, batches: as in `fit`.
+            y: Targets, of the same first dimension.
+            batch_size: Examples in a batch, for arrays; None means 32.
+            verbose: 0: nothing is printed; 1 or `"auto"`: a progress bar; 2: one line.
+            sample_weight: A weight for each example, of shape (examples,).
             steps: At most so many batches.
-            callbacks: As in `run`.
-            grace_s: As in `run`.
-            drain_s: As in `run`.
+            callbacks: Callback objects and handlers, nested lists allowed; for this call only.
+            grace_s: Seconds that the thread gets to end after a cancellation.
+            drain_s: Seconds that handlers get to finish after the last event.
 
         Returns:
             The means over all examples, by name.
         """
         feed = self._feed(x, y, batch_size, sample_weight, steps)
-        run: Run[dict[str, float]] = self._new_run(
-            EvaluateJob(feed), callbacks, grace_s, drain_s, None, verbose
+        run: Run[dict[str, float]] = new_run(
+            self, EvaluateJob(feed), callbacks, grace_s=grace_s, drain_s=drain_s, verbose=verbose
         )
         async with run:
             return await run.wait()
@@ -223,8 +218,8 @@ class Trainer:
         self,
         x: Any,
         *,
-        batch_size: int = 32,
-        verbose: int = 0,
+        batch_size: int | None = 32,
+        verbose: Verbose = 0,
         steps: int | None = None,
         callbacks: Iterable[Any] | None = None,
         grace_s: float = 5.0,
@@ -233,19 +228,21 @@ class Trainer:
         """Predicts, with the events of a prediction.
 
         Args:
-            x: As in `run`, without targets.
-            batch_size: As in `run`.
-            verbose: As in `run`.
+            x: Arrays with a common first dimension, or batches: as in `fit`, without targets.
+            batch_size: Examples in a batch, for arrays; None means 32.
+            verbose: 0: nothing is printed; 1 or `"auto"`: a progress bar; 2: one line.
             steps: At most so many batches.
-            callbacks: As in `run`.
-            grace_s: As in `run`.
-            drain_s: As in `run`.
+            callbacks: Callback objects and handlers, nested lists allowed; for this call only.
+            grace_s: Seconds that the thread gets to end after a cancellation.
+            drain_s: Seconds that handlers get to finish after the last event.
 
         Returns:
             NumPy arrays of shape (examples, ...), or a pytree of them.
         """
         feed = self._feed(x, None, batch_size, None, steps)
-        run: Run[Any] = self._new_run(PredictJob(feed), callbacks, grace_s, drain_s, None, verbose)
+        run: Run[Any] = new_run(
+            self, PredictJob(feed), callbacks, grace_s=grace_s, drain_s=drain_s, verbose=verbose
+        )
         async with run:
             return await run.wait()
 
@@ -255,43 +252,32 @@ class Trainer:
         Raises:
             FitbusError: Called inside a running event loop: write `await trainer.fit(...)` there.
         """
-        if in_event_loop():
-            raise FitbusError(
-                "fit_sync would block the running event loop; write `await trainer.fit(...)`"
-            )
+        return in_own_loop("fit", lambda: self.fit(x, y, **options))
 
-        async def main() -> History:
-            return await self.fit(x, y, **options)
+    def evaluate_sync(
+        self, x: Any, y: Any = None, **options: Unpack[EvaluateOptions]
+    ) -> dict[str, float]:
+        """`evaluate` for scripts, in an event loop of its own (asyncio).
 
-        return anyio.run(main)
+        Raises:
+            FitbusError: Called inside a running event loop: write `await trainer.evaluate(...)`.
+        """
+        return in_own_loop("evaluate", lambda: self.evaluate(x, y, **options))
 
-    def _feed(self, x: Any, y: Any, batch_size: int, sample_weight: Any, steps: int | None) -> Feed:
+    def predict_sync(self, x: Any, **options: Unpack[PredictOptions]) -> Any:
+        """`predict` for scripts, in an event loop of its own (asyncio).
+
+        Raises:
+            FitbusError: Called inside a running event loop: write `await trainer.predict(...)`.
+        """
+        return in_own_loop("predict", lambda: self.predict(x, **options))
+
+    def _feed(
+        self, x: Any, y: Any, batch_size: int | None, sample_weight: Any, steps: int | None
+    ) -> Feed:
         return plain_feed(
             x, y, batch_size, sample_weight, steps, pad=self.steps.pad, pull=self.puller
         )
-
-    def _new_run(
-        self,
-        job: Any,
-        callbacks: Iterable[Any] | None,
-        grace_s: float,
-        drain_s: float,
-        run_id: str | None,
-        verbose: int,
-    ) -> Run[Any]:
-        seconds("grace_s", grace_s)
-        seconds("drain_s", drain_s)
-        checked_flags(verbose)
-        if run_id is not None and (not isinstance(run_id, str) or not run_id):
-            raise InvalidArgumentError("run_id", run_id, "give a text")
-        if run_id is not None and self.bus.runs.get(run_id) is not None:
-            raise InvalidArgumentError(
-                "run_id", run_id, "a run of this id is live on the bus; choose another"
-            )
-        id = self.bus.runs.new_id(job.kind) if run_id is None else run_id
-        run: Run[Any] = Run(self, job, id, grace_s=grace_s, drain_s=drain_s)
-        attach_all(run, callbacks, verbose=verbose)
-        return run
 
     def __repr__(self) -> str:
         """Shows its task and whether it is busy."""
