@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import jax
 import numpy as np
 
-from fitbus.bus import standing
+from fitbus.bus import stands_in
 from fitbus.control import Control, SetLearningRate, StopTraining, UpdateState
 from fitbus.errors import InvalidArgumentError, WrongThreadError
 from fitbus.train._applying import hyperparameters
 from fitbus.train._attaching import flattened
 from fitbus.train._nested import Nested
 from fitbus.train._state import TrainState, copied
+from fitbus.train._view import View
 
 if TYPE_CHECKING:
     from fitbus.train._engine import Engine
@@ -27,13 +28,16 @@ __all__ = ["ModelView", "OptimizerView"]
 
 
 @final
-class ModelView:
+class ModelView(View):
     """What a callback's `def` hooks may do with the run that waits for them, in Keras' words.
 
     What they write acts at once, and is seen by the next hook. Everywhere else its state and its
     computations raise `WrongThreadError`: use `await run.snapshot()`, `run.predict` and
-    `run.evaluate` there.
+    `run.evaluate` there. A name that it doesn't have can't be set.
     """
+
+    __slots__ = ("_run", "_source", "_trainer")
+    called = "model"
 
     def __init__(self, trainer: Trainer, run: Run[Any], source: str) -> None:
         self._trainer = trainer
@@ -61,34 +65,34 @@ class ModelView:
     @property
     def optimizer(self) -> OptimizerView:
         """The optimizer's hyperparameters."""
-        return OptimizerView(self)
+        return OptimizerView(self._engine, self._post_now)
 
     @property
     def stop_evaluating(self) -> bool:
         """Whether the evaluation ends after this batch."""
-        return self.engine("stop_evaluating").stop_evaluation
+        return self._engine("stop_evaluating").stop_evaluation
 
     @stop_evaluating.setter
     def stop_evaluating(self, stop: bool) -> None:
-        self.engine("stop_evaluating").stop_evaluation = bool(stop)
+        self._engine("stop_evaluating").stop_evaluation = bool(stop)
 
     @property
     def stop_predicting(self) -> bool:
         """Whether the prediction ends after this batch."""
-        return self.engine("stop_predicting").stop_evaluation
+        return self._engine("stop_predicting").stop_evaluation
 
     @stop_predicting.setter
     def stop_predicting(self, stop: bool) -> None:
-        self.engine("stop_predicting").stop_evaluation = bool(stop)
+        self._engine("stop_predicting").stop_evaluation = bool(stop)
 
     @property
     def state(self) -> TrainState:
         """The state on the device; valid until the hook returns."""
-        return self.engine("state").state
+        return self._engine("state").state
 
     def get_weights(self) -> list[np.ndarray[Any, Any]]:
         """Copies of all parameters, NumPy arrays in the order of the pytree's leaves."""
-        params = self.engine("get_weights").state.params
+        params = self._engine("get_weights").state.params
         return [np.array(leaf, copy=True) for leaf in jax.tree.leaves(params)]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
@@ -100,7 +104,7 @@ class ModelView:
         Raises:
             InvalidArgumentError: Their number or a shape is another.
         """
-        leaves, tree = jax.tree.flatten(self.engine("set_weights").state.params)
+        leaves, tree = jax.tree.flatten(self._engine("set_weights").state.params)
         arrays = [np.asarray(weight) for weight in weights]
         if [array.shape for array in arrays] != [leaf.shape for leaf in leaves]:
             raise InvalidArgumentError(
@@ -117,7 +121,7 @@ class ModelView:
 
         Types that such a file can't hold, like bfloat16, are written as float32, which holds them.
         """
-        params = self.engine("save_weights").state.params
+        params = self._engine("save_weights").state.params
         named: dict[str, Any] = {
             jax.tree_util.keystr(path): _plain(np.asarray(leaf))
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -133,7 +137,7 @@ class ModelView:
         Raises:
             InvalidArgumentError: The file's names aren't those of the parameters.
         """
-        params = self.engine("load_weights").state.params
+        params = self._engine("load_weights").state.params
         names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
         with np.load(filepath) as file:
             if sorted(file.files) != sorted(names):
@@ -152,7 +156,7 @@ class ModelView:
     ) -> Any:
         """Predicts with the state as it is; publishes nothing, unless given callbacks."""
         del verbose
-        self.engine("predict")
+        self._engine("predict")
         return self._nested(Nested.predict(self._trainer, x, batch_size, steps), callbacks)
 
     def evaluate(
@@ -173,7 +177,7 @@ class ModelView:
             As in Keras: the loss, or a list of the loss and the metrics; with `return_dict` a dict.
         """
         del verbose
-        self.engine("evaluate")
+        self._engine("evaluate")
         nested = Nested.evaluate(self._trainer, x, y, batch_size, sample_weight, steps)
         logs: dict[str, float] = self._nested(nested, callbacks)
         if return_dict:
@@ -183,12 +187,10 @@ class ModelView:
 
     # Inside.
 
-    def engine(self, what: str) -> Engine:
+    def _engine(self, what: str) -> Engine:
         """The engine, for a waiting `def` hook of the run."""
-        mark = standing.get()
         engine = self._run.driver.engine
-        inside = mark is not None and mark.active and mark.in_thread and mark.run == self._run.id
-        if engine is None or not inside:
+        if engine is None or not stands_in(engine.publisher):
             raise WrongThreadError(
                 f"model.{what} belongs to waiting `def` hooks; elsewhere use"
                 " `await run.snapshot()`, `run.predict`, `run.evaluate`, and controls to change"
@@ -196,13 +198,9 @@ class ModelView:
             )
         return engine
 
-    def set_learning_rate(self, value: Any) -> None:
-        """Sets the optimizer's learning rate, now."""
-        self._post_now(SetLearningRate(value))
-
     def _nested(self, nested: Nested, callbacks: Iterable[Any] | None) -> Any:
         attached = list(flattened(callbacks))
-        state = self.engine("predict").state
+        state = self._engine("predict").state
         try:
             return nested.prepared(copied(state) if attached else state, attached)()
         finally:
@@ -222,20 +220,29 @@ class ModelView:
 
 
 @final
-class OptimizerView:
+class OptimizerView(View):
     """The optimizer of a `ModelView`."""
 
-    def __init__(self, model: ModelView) -> None:
-        self._model = model
+    __slots__ = ("_engine", "_post_now")
+    called = "model.optimizer"
+
+    def __init__(
+        self, engine: Callable[[str], Engine], post_now: Callable[[Control], None]
+    ) -> None:
+        self._engine = engine
+        self._post_now = post_now
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate in the optimizer's state. Setting it acts at once.
+        """The learning rate in the optimizer's state.
+
+        Setting it acts at once in a waiting `def` hook, elsewhere at the next step boundary.
 
         Raises:
             AttributeError: The optimizer keeps none in its state.
+            InvalidArgumentError: What it is set to is no finite number of at least 0.
         """
-        known = hyperparameters(self._model.engine("optimizer").state.opt_state)
+        known = hyperparameters(self._engine("optimizer").state.opt_state)
         if "learning_rate" not in known:
             raise AttributeError(
                 "learning_rate: the optimizer keeps none in its state; give Supervised the factory,"
@@ -245,7 +252,7 @@ class OptimizerView:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        self._model.set_learning_rate(value)
+        self._post_now(SetLearningRate(value))
 
     @property
     def lr(self) -> float:
@@ -259,7 +266,7 @@ class OptimizerView:
     @property
     def iterations(self) -> int:
         """Completed optimizer updates."""
-        return int(self._model.engine("optimizer").state.step)
+        return int(self._engine("optimizer").state.step)
 
 
 def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
