@@ -21,7 +21,7 @@ from fitbus.bus._statistics import (
 )
 from fitbus.bus._subscription import Subscription
 from fitbus.bus._surface import Subscribable
-from fitbus.bus._worker import Standing, standing
+from fitbus.bus._worker import stands_in, stood_for
 
 __all__ = [
     "Bus",
@@ -35,12 +35,12 @@ __all__ = [
     "Options",
     "Overflow",
     "Publisher",
-    "Standing",
     "Subscribable",
     "SubscriberReport",
     "Subscription",
     "SubscriptionStatistics",
     "handler",
     "is_coroutine_function",
-    "standing",
+    "stands_in",
+    "stood_for",
 ]

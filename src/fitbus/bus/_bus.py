@@ -207,6 +207,10 @@ class Bus(Subscribable):
         name = "stream of " + ", ".join(kind.__name__ for kind in kinds)
         return Subscription[Any](self, kinds, options, run=run, name=name, after=after, ended=ended)
 
+    def carries(self, publisher: Publisher) -> bool:
+        """Whether it is this bus' publisher."""
+        return publisher.bus is self
+
     def ended_id(self) -> str | None:
         """None: it is the bus that ends."""
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, final
 
 from fitbus.bus._deferred import Deferred
 from fitbus.bus._desk import ApplyControl, Desk
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ApplyControl", "Publisher"]
 
+_Errors: TypeAlias = "list[tuple[Subscription[Any], BaseException]]"
 _TOO_LATE = "too late: the run has ended"
 
 
@@ -39,7 +40,7 @@ class Publisher:
         with bus.publisher() as publisher:
             for batch in range(batches):
                 for control in publisher.boundary():
-                    ...                              # act on it; going on acknowledges it
+                    ...                              # act on it; going on, or break, acknowledges it
                 ...                                  # the step
                 publisher.step += 1
                 publisher.publish(BatchEnd(batch=batch, logs=logs, batch_logs=logs))
@@ -77,13 +78,13 @@ class Publisher:
         self.epoch = 0
         self.inbox = Inbox() if inbox is None else inbox
         self.inbox.on_post = self.ring
-        self.inbox.may_wait = lambda: not self._served_here()
+        self.inbox.may_wait = lambda: not self.served_here()
         self.on_standstill: Callable[[], object] = lambda: None
         self.tail = Tail(bus.tail_size)
         self.failures = Failures()
         self.retired: list[tuple[int, SubscriberReport]] = []  # of subscribers that have ended
         self.closed = False
-        self._bus = bus
+        self.bus = bus
         self.lock: Any = bus.lock
         self._wakeup = bus.wakeup
         self.desk = Desk(self, self.inbox, apply)
@@ -110,7 +111,9 @@ class Publisher:
         training thread at its next boundary. Costs well under a microsecond and a mailbox each.
         Never raises for the state of loop or bus: after `close` the event is lost.
         """
-        errors: list[tuple[Subscription[Any], BaseException]] = []
+        if self.desk.left:
+            self.desk.decide()
+        errors: _Errors = []
         with self.lock:
             if self.closed:
                 return
@@ -152,18 +155,20 @@ class Publisher:
 
         Returns:
             The event's logs, with what `def` hooks added to their private copy; or empty.
+
+        Raises:
+            WouldDeadlockError: Called in the event loop, where a handler to be waited for runs.
         """
-        errors: list[tuple[Subscription[Any], BaseException]] = []
+        errors: _Errors = []
         self.run_deferred()
         logs: dict[str, float] = dict(getattr(event, "logs", ()))
         with self.lock:
             if self.closed:
                 return logs
             route = self._routes.of_event(event)
+            self.standstill.check_thread(event, route)
             event = self._deliver(event, route, errors)
-            calls = (
-                self.standstill.calls_on_loop(event, route.on_loop, errors) if route.on_loop else []
-            )
+            calls = self.standstill.calls_on_loop(event, route.on_loop, errors)
         for subscription, error in errors:
             self.fail(subscription, event, error)
         self.flush()
@@ -179,18 +184,16 @@ class Publisher:
         self._flushed = time.time() if now is None else now
         self._wakeup.flush()
 
-    # Controls.
-
     def post(self, control: Control, source: str = "") -> Receipt:
-        """Sends a control. Any thread; never blocks.
+        """Sends a control. Any thread; never blocks. Raises `InvalidArgumentError` as `Inbox.post`.
 
         From a `def` handler in the training thread it is applied on the spot, if there is `apply`.
         """
         receipt = self.inbox.post(control, source)
-        self._served_here()
+        self.served_here()
         return receipt
 
-    def _served_here(self) -> bool:
+    def served_here(self) -> bool:
         """Whether the caller is the training thread; that applies what it can."""
         is_here = self.standstill.may_act_here()
         if is_here and not self._deferred.calling:
@@ -200,19 +203,21 @@ class Publisher:
     def boundary(self) -> Iterator[Control]:
         """Where training may be held, stopped and steered: call it between two steps.
 
-        Holds as long as a `block` mailbox is full. Raises what a handler raised under
-        `on_error="raise"`.
+        Holds while a `block` mailbox is full. Raises what a handler raised (`on_error="raise"`).
 
         Returns:
             The pending controls, unless there is `apply`. Each is acknowledged as applied when the
-            next one is asked for; call `reject` first if it wasn't.
+            next one is asked for; call `reject` first if it wasn't. Leaving the `for` early, by
+            `break` or `return`, acknowledges the last one at the next call of the publisher, if no
+            exception is under way there, and lets the others wait for the next boundary.
 
         Raises:
             RunCancelledError: The run was cancelled.
+            WouldDeadlockError: Called in the event loop, which has to make room.
         """
         self.run_deferred()
         self._check_going_on()
-        if self._bus.crowded:
+        if self.bus.crowded:
             self.standstill.wait_for_room()
             self._check_going_on()
         if self.desk.apply is None:
@@ -228,8 +233,11 @@ class Publisher:
     def stand_still(self, until: Callable[[], bool]) -> None:
         """Waits in the training thread, serving the inbox, until something holds.
 
-        Returns early if the run was cancelled, or a handler's error ends it.
+        Returns early if the run was cancelled, or a handler's error ends it. Raises
+        `WouldDeadlockError` in an event loop, which it would block.
         """
+        self.desk.decide()
+        self.standstill.check_may_block(until)
         self.standstill.wait(lambda: until() or self.standstill.cancelled or self.failures.pending)
 
     def fail(self, subscription: Subscription[Any], event: Event, error: BaseException) -> None:
@@ -239,8 +247,7 @@ class Publisher:
     def cancel(self, within_s: float) -> None:
         """Makes the next `boundary` raise `RunCancelledError`. Any thread.
 
-        Args:
-            within_s: How long the thread may still stand still for waiting handlers, in seconds.
+        Waiting handlers are still waited for, `within_s` seconds at the most.
         """
         self.standstill.cancel(within_s)
 
@@ -275,13 +282,11 @@ class Publisher:
         if self.standstill.cancelled:
             raise RunCancelledError(f"run {self.run!r} was cancelled")
 
-    def _deliver(
-        self, event: Event, route: Route, errors: list[tuple[Subscription[Any], BaseException]]
-    ) -> Event:
+    def _deliver(self, event: Event, route: Route, errors: _Errors) -> Event:
         """Stamps an event, and puts it into the mailboxes. The lock is held."""
         event = stamped(event, self.run, self._seq, self.step, self.epoch)
         self._seq += 1
-        self._bus.published += 1
+        self.bus.published += 1
         self.tail.append(event)
         for subscription in route.mailboxes:
             try:
@@ -291,9 +296,7 @@ class Publisher:
         return event
 
     def run_deferred(self, before: float = math.inf) -> None:
-        """Calls `def` handlers for what others published (`before` a `seq`). Training thread.
-
-        What these publish in their turn is left for the next time, or they could go on for ever.
-        """
-        if self._deferred:
+        """Calls `def` handlers for what others published (`before` a `seq`). Training thread."""
+        self.desk.decide()
+        if self._deferred:  # what these publish is for the next time, or they might never end
             self._deferred.call(self.standstill, min(before, self._seq))

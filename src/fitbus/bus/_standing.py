@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
+from fitbus._loops import in_event_loop
 from fitbus.bus._calls import Call, Turn
+from fitbus.bus._policy import obey
 from fitbus.bus._worker import Standing, controls_of, standing
 from fitbus.control import StopTraining
+from fitbus.errors import WouldDeadlockError
 from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
     from fitbus.bus._options import Hook
     from fitbus.bus._publisher import Publisher
+    from fitbus.bus._routes import Route
     from fitbus.bus._subscription import Subscription
 
 __all__ = ["Standstill"]
@@ -64,6 +68,18 @@ class Standstill:
             return f"in handler {subscription.name!r} of {type(event).__name__}"
         return None
 
+    def check_thread(self, event: Event, route: Route) -> None:
+        """Refuses to wait for an event's handlers in the thread in which these would be called."""
+        slow = [s for s, _ in route.on_loop] + [s for s, _ in route.in_thread if s.needs_worker]
+        if slow:
+            what = f"waiting for handler {slow[0].name!r} of {type(event).__name__}"
+            self._check_off_loop(what)
+
+    def check_may_block(self, until: Callable[[], bool]) -> None:
+        """Refuses to stand still in the thread of an event loop, any one."""
+        if in_event_loop() and not until():
+            raise WouldDeadlockError(_in_a_thread("standing still"))
+
     def wait(self, until: Callable[[], bool]) -> None:
         """Waits, applying controls as they come."""
         publisher = self._publisher
@@ -84,6 +100,8 @@ class Standstill:
             return
         started = time.perf_counter()
         slow = self._crowded()
+        if slow and not self._goes_on():
+            self._check_off_loop(f"waiting for room in the mailbox of {slow[0].name!r}")
         for subscription in slow:
             if id(subscription) not in self._warned:
                 self._warned.add(id(subscription))
@@ -116,6 +134,8 @@ class Standstill:
 
         Predicates' errors go into `errors`.
         """
+        if not handlers:
+            return []
         if waited_for:
             self._bus.hosting.check_hosted(
                 f"handlers that wait for {type(event).__name__} run on the event loop"
@@ -146,8 +166,7 @@ class Standstill:
                 continue
             if call.error is not None:
                 self._publisher.fail(subscription, event, call.error)
-            for control in call.result or ():
-                self._publisher.inbox.post(control, subscription.name)
+            obey(self._publisher, subscription, event, call.result or ())
         self._publisher.desk.serve()
 
     def call_here(
@@ -158,6 +177,7 @@ class Standstill:
             return
         turn = None
         if subscription.needs_worker:
+            self._check_off_loop(f"waiting for the turn of handler {subscription.name!r}")
             turn = Turn(self.ring)
             subscription.put_marker(turn)
             mine = turn
@@ -182,7 +202,7 @@ class Standstill:
         if subscription.ended:  # while its turn was waited for
             subscription.turn.release()
             return
-        mark = Standing(self._publisher.run, in_thread=True)
+        mark = Standing(self._publisher, in_thread=True)
         token = standing.set(mark)
         self._acting.append((threading.get_ident(), subscription, event))
         started = time.perf_counter()
@@ -192,7 +212,8 @@ class Standstill:
             result = hook.function(event, logs) if hook.shares_logs else hook.function(event)
             if result is not None:
                 for control in controls_of(subscription, result):
-                    self._publisher.post(control, subscription.name)
+                    self._publisher.inbox.post(control, subscription.name, returned=True)
+                    self._publisher.served_here()
         except BaseException as raised:  # noqa: BLE001  # the policy decides; it isn't lost
             error = raised
         finally:
@@ -231,8 +252,21 @@ class Standstill:
         stops = publisher.desk.stopping or publisher.inbox.holds(StopTraining)
         return self.cancelled or stops or publisher.failures.pending
 
+    def _check_off_loop(self, what: str) -> None:
+        """Refuses to block the event loop that the bus lives in."""
+        loop = self._bus.wakeup.loop
+        if loop is not None and self._bus.hosting.in_use and loop.is_current():
+            raise WouldDeadlockError(_in_a_thread(what))
+
     def _given_up(self) -> bool:
         return self._bus.closed or self._late()
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline
+
+
+def _in_a_thread(what: str) -> str:
+    return (
+        f"{what} would block the event loop, which has to go on for that to end; run the training"
+        " in a thread: `await anyio.to_thread.run_sync(train, publisher)`"
+    )

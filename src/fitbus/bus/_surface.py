@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import anyio
 
@@ -14,15 +14,19 @@ from fitbus.bus._options import (
     Hook,
     Options,
     Overflow,
+    check_decorator,
     check_event_type,
     declared,
     event_types,
     name_of,
 )
 from fitbus.bus._subscription import Subscription
-from fitbus.bus._worker import standing
+from fitbus.bus._worker import stood_for
 from fitbus.errors import InvalidArgumentError, RunEndedError, WouldDeadlockError
 from fitbus.events import Event
+
+if TYPE_CHECKING:
+    from fitbus.bus._publisher import Publisher
 
 __all__ = ["Subscribable"]
 
@@ -52,6 +56,10 @@ class Subscribable(abc.ABC):
         self, kinds: Sequence[type[Event]], options: Options, *, after: int | None
     ) -> Subscription[Any]:
         """Makes the subscription of a stream that isn't open yet."""
+
+    @abc.abstractmethod
+    def carries(self, publisher: Publisher) -> bool:
+        """Whether the events of this publisher can come here."""
 
     @abc.abstractmethod
     def ended_id(self) -> str | None:
@@ -91,8 +99,7 @@ class Subscribable(abc.ABC):
         >>> @bus.on(fitbus.EpochEnd)
         ... async def report(event: fitbus.EpochEnd) -> None: ...
         """
-        for kind in kinds:
-            check_event_type("kinds", kind)
+        check_decorator("bus.on", kinds)
 
         def subscribe(handler: H) -> H:
             self.add(handler, *kinds, **options)
@@ -276,9 +283,9 @@ class Subscribable(abc.ABC):
 
     def check_not_standing(self, what: str) -> None:
         """Refuses a wait for training by a handler for which training stands still."""
-        mark = standing.get()
-        if mark is not None and mark.active and self.ended_id() in (None, mark.run):
+        publisher = stood_for()
+        if publisher is not None and self.carries(publisher):
             raise WouldDeadlockError(
-                f"{what} inside a waiting handler of run {mark.run!r} would never end: training"
-                " stands still until the handler returns; subscribe it with wait=False"
+                f"{what} inside a waiting handler of run {publisher.run!r} would never end:"
+                " training stands still until the handler returns; subscribe it with wait=False"
             )

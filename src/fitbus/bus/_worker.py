@@ -21,9 +21,10 @@ from fitbus.events import Event, Lagged
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
     from fitbus.bus._options import Hook
+    from fitbus.bus._publisher import Publisher
     from fitbus.bus._subscription import Subscription
 
-__all__ = ["Standing", "controls_of", "standing", "work"]
+__all__ = ["Standing", "controls_of", "standing", "stands_in", "stood_for", "work"]
 
 _YIELD_AFTER = 64  # events in a row, after which a busy worker lets other tasks run
 
@@ -33,20 +34,32 @@ class Standing:
     """Marks, for whoever is called by it, that training stands still for a handler of a run.
 
     Attributes:
-        run: The run's id.
+        publisher: The run's.
         in_thread: Whether that is a `def` handler, in the training thread itself.
         active: Whether the handler hasn't returned yet.
     """
 
-    __slots__ = ("active", "in_thread", "run")
+    __slots__ = ("active", "in_thread", "publisher")
 
-    def __init__(self, run: str, *, in_thread: bool = False) -> None:
-        self.run = run
+    def __init__(self, publisher: Publisher | None, *, in_thread: bool = False) -> None:
+        self.publisher = publisher
         self.in_thread = in_thread
         self.active = True
 
 
 standing: ContextVar[Standing | None] = ContextVar("fitbus_standing", default=None)
+
+
+def stood_for() -> Publisher | None:
+    """The publisher of the run that stands still until the calling handler returns, if any."""
+    mark = standing.get()
+    return None if mark is None or not mark.active else mark.publisher
+
+
+def stands_in(publisher: Publisher) -> bool:
+    """Whether the caller is a waiting `def` handler of a run, in its training thread."""
+    mark = standing.get()
+    return mark is not None and mark.active and mark.in_thread and mark.publisher is publisher
 
 
 async def work(subscription: Subscription[Any], bus: Bus) -> None:
@@ -131,7 +144,7 @@ async def _reach(subscription: Subscription[Any], bus: Bus, marker: Item) -> Non
 async def _call(subscription: Subscription[Any], bus: Bus, call: Call) -> None:
     """Calls a waiting handler, for which a thread stands still."""
     subscription.count_call()
-    mark = Standing(call.event.run)
+    mark = Standing(bus.publisher_of(call.event))
     token = standing.set(mark if call.waited_for else None)
     try:
         function = call.hook.function
@@ -251,8 +264,8 @@ def controls_of(subscription: Subscription[Any], result: object) -> tuple[Contro
         return (result,)
     if isinstance(result, list | tuple) and all(isinstance(item, Control) for item in result):
         return tuple(result)
-    raise InvalidHandlerError(
-        f"the result of handler {subscription.name}",
-        result,
-        "return None, a Control or a list of controls",
-    )
+    allowed = "return None, a Control or a list of controls"
+    for item in result if isinstance(result, list | tuple) else (result,):
+        if isinstance(item, type) and issubclass(item, Control):
+            allowed += f"; {item.__name__} is the class: return an instance, `{item.__name__}(...)`"
+    raise InvalidHandlerError(f"the result of handler {subscription.name}", result, allowed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import anyio
 
 from fitbus._loops import LoopHandle, run_in_daemon_thread
-from fitbus.bus import standing
+from fitbus.bus import stands_in, stood_for
 from fitbus.errors import RunEndedError, WrongThreadError
 from fitbus.train._attaching import flattened
 from fitbus.train._engine import Request
@@ -35,9 +35,8 @@ class Beside:
 
     def lent(self) -> TrainState:
         """The state itself, for a waiting handler of the run."""
-        mark = standing.get()
         engine = self._driver.engine
-        if engine is None or mark is None or not mark.active or mark.run != self._run.id:
+        if engine is None or stood_for() is not engine.publisher:
             raise WrongThreadError(
                 "run.state is there for waiting handlers of the run only; elsewhere use"
                 " `await run.snapshot()`, and `trainer.state` after the run"
@@ -52,8 +51,7 @@ class Beside:
         engine = self._driver.engine
         if engine is None or self._driver.life.final:
             return work(self._trainer.state)
-        mark = standing.get()
-        if mark is not None and mark.active and mark.in_thread and mark.run == self._run.id:
+        if stands_in(engine.publisher):
             return work(engine.state)  # its thread stands in the `def` handler that asks
         done = anyio.Event()
         loop = LoopHandle()

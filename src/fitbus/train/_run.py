@@ -7,14 +7,16 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
+from fitbus._checks import check_timeout
 from fitbus.bus import (
     Bus,
     DeliveryReport,
     Hook,
     Options,
+    Publisher,
     Subscribable,
     Subscription,
-    standing,
+    stands_in,
 )
 from fitbus.control import Applied, Control, Inbox, Receipt
 from fitbus.errors import RunEndedError, WouldDeadlockError
@@ -106,6 +108,8 @@ class Run(Subscribable, Generic[ResultT]):
     async def wait(self) -> ResultT:
         """Waits until it has ended and its subscribers are drained.
 
+        A pending run starts only when its block is entered: before, this waits for that too.
+
         Returns:
             The `History` of a fit, the logs of an evaluation, the outputs of a prediction.
 
@@ -125,20 +129,17 @@ class Run(Subscribable, Generic[ResultT]):
         Args:
             control: The control.
             source: Who sends it, for `ControlApplied.source`.
+
+        Raises:
+            InvalidArgumentError: No control, or no text as source; nothing was sent.
         """
         engine = self.driver.engine
-        if engine is None:
-            return self.inbox.post(control, source)
-        return engine.publisher.post(control, source)
+        return (self.inbox if engine is None else engine.publisher).post(control, source)
 
     async def send(
-        self,
-        control: Control,
-        timeout: float | None = None,
-        *,
-        source: str = "",
+        self, control: Control, timeout: float | None = None, *, source: str = ""
     ) -> Applied:
-        """Sends a control, and waits until it acted.
+        """Sends a control, and waits until it acted; on a pending run, until its block is entered.
 
         Args:
             control: The control.
@@ -146,15 +147,17 @@ class Run(Subscribable, Generic[ResultT]):
             source: Who sends it.
 
         Raises:
+            InvalidArgumentError: As of `post`, or of `timeout`; nothing was sent.
             ControlRejectedError: It was rejected or superseded; says why, and what to do.
             TimeoutError: Not acknowledged in time; it may still be applied.
             WouldDeadlockError: Called, through the loop, by a `def` handler in the training thread.
         """
-        mark = standing.get()
-        if mark is not None and mark.active and mark.in_thread and mark.run == self.id:
+        engine = self.driver.engine
+        if engine is not None and stands_in(engine.publisher):
             raise WouldDeadlockError(
                 "run.send inside a `def` handler waits for the thread that it blocks; use run.post"
             )
+        check_timeout(timeout)
         return await self.post(control, source).wait(timeout)
 
     def publish(self, event: Event) -> None:
@@ -247,6 +250,11 @@ class Run(Subscribable, Generic[ResultT]):
         """Closes its streams, those too that nobody opened yet; what they have is handed out."""
         for stream in tuple(self._streams):
             stream.close()
+
+    def carries(self, publisher: Publisher) -> bool:
+        """Whether it is this run's publisher."""
+        engine = self.driver.engine
+        return engine is not None and publisher is engine.publisher
 
     def ended_id(self) -> str | None:
         """The run's id."""
