@@ -21,9 +21,11 @@ Errors that users' own code raises (a step, a data source, a handler) are never 
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Iterable
-from typing import final
+from typing import Any, Self, TypeVar, final
 
 __all__ = [
     "BusClosedError",
@@ -43,8 +45,31 @@ __all__ = [
 ]
 
 
+E = TypeVar("E", bound="FitbusError")
+
+
 class FitbusError(Exception):
-    """The root of all errors of fitbus: `except FitbusError` catches each of them."""
+    """The root of all errors of fitbus: `except FitbusError` catches each of them.
+
+    Errors can be copied and pickled, with their attributes and notes. What can't be pickled of
+    those (a function, say) is sent as its `repr`.
+    """
+
+    # Exception's own ways call the type with the message, for which few of these are made.
+
+    def __copy__(self) -> Self:
+        """One of the same attributes."""
+        return _remade(type(self), self.args, self.__dict__)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """One with attributes of its own."""
+        return _remade(type(self), self.args, copy.deepcopy(self.__dict__, memo))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What pickle keeps."""
+        args = tuple(_sendable(value) for value in self.args)
+        state = {name: _sendable(value) for name, value in self.__dict__.items()}
+        return _remade, (type(self), args, state)
 
 
 class InvalidArgumentError(FitbusError, ValueError):
@@ -85,7 +110,7 @@ class ControlRejectedError(FitbusError):
 
 @final
 class WouldDeadlockError(FitbusError):
-    """A waiting handler waited for what can only come after it returns."""
+    """A handler, or an event loop's thread, waited for what can only come when it goes on."""
 
 
 @final
@@ -161,6 +186,23 @@ class DataError(FitbusError, ValueError):
 @final
 class BusClosedError(FitbusError):
     """The bus was closed: it takes no further handlers and opens no further streams."""
+
+
+def _remade(kind: type[E], args: tuple[Any, ...], state: dict[str, Any]) -> E:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    if "__notes__" in state:
+        error.__notes__ = [*state["__notes__"]]  # of its own: notes are added later
+    return error
+
+
+def _sendable(value: object) -> object:
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001  # pickle raises whatever a type's own methods raise
+        return repr(value)
+    return value
 
 
 def _short(value: object) -> str:
