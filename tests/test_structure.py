@@ -27,7 +27,7 @@ BELOW = {
     "events": {"_checks", "_message", "control", "errors"},
     "bus": {"_loops", "control", "errors", "events"},
     "callbacks": {"bus", "control", "errors", "events"},
-    "train": {"_loops", "bus", "control", "errors", "events"},
+    "train": {"_checks", "_loops", "bus", "control", "errors", "events"},
     "testing": {"_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
         "bus",

@@ -16,6 +16,7 @@ from fitbus.errors import InvalidArgumentError
 
 __all__ = [
     "check_text",
+    "check_timeout",
     "plain_logs",
     "plain_number",
     "plain_result",
@@ -81,6 +82,17 @@ def check_text(message: object, *names: str) -> None:
         found: object = getattr(message, name)
         if not isinstance(found, str):
             raise InvalidArgumentError(f"{type(message).__name__}.{name}", found, "give a text")
+
+
+def check_timeout(timeout: object) -> None:
+    """Refuses what can't be waited for, before anything is done."""
+    value = plain_number(timeout)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise InvalidArgumentError(
+            "timeout", timeout, "give seconds, a number of at least 0, or None for no limit"
+        )
 
 
 def plain_logs(message: object, name: str) -> None:

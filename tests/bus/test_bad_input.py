@@ -193,18 +193,40 @@ def unresolvable(event: EpochBegin) -> None: ...
 
 
 @pytest.mark.parametrize(
-    "handler", [wrong, mixed, anything, unresolvable, lambda event: None], ids=repr
+    ("handler", "why"),
+    [
+        (wrong, "int, which is no event type"),
+        (mixed, "int, which is no event type"),
+        (anything, "Any, which is no event type"),
+        (
+            unresolvable,
+            ("EpochBegin, which can't be resolved (NameError: name 'EpochBegin' is not defined)"),
+        ),
+        (lambda event: None, "which has none"),
+    ],
 )
-def test_types_that_cannot_be_told_from_the_annotation_are_asked_for(handler: Any) -> None:
-    """The message shows both ways to name them; named, they do."""
+def test_types_that_cannot_be_told_from_the_annotation_are_asked_for(
+    handler: Any, why: str
+) -> None:
+    """The message says what was found, and shows both ways to name them; named, they do."""
     bus = Bus()
     allowed = (
-        "the event types can't be told from the annotation of 'event'; name them:"
+        f"the event types can't be told from the annotation of 'event', {why}; name them:"
         " `@fitbus.handler(EpochEnd)`, or `bus.add(handler, EpochEnd)`"
     )
     check_refusal(lambda: bus.add(handler), "handler", handler, allowed)
     check_refusal(lambda: bus.on()(handler), "handler", handler, allowed)
     assert bus.add(handler, EpochEnd).kinds == (EpochEnd,)
+
+
+def test_a_decorator_without_its_parentheses_is_refused_at_once() -> None:
+    """With the way to write it; else the function would be replaced by the decorator's inside."""
+    kind: Any = call
+    allowed = "subclasses of fitbus.Event; to decorate a function, write them in parentheses: `@"
+    check_refusal(
+        lambda: fitbus.handler(kind), "kinds", call, allowed + "fitbus.handler(EpochEnd)`"
+    )
+    check_refusal(lambda: Bus().on(kind), "kinds", call, allowed + "bus.on(EpochEnd)`")
 
 
 def test_types_are_told_from_the_annotation() -> None:

@@ -96,20 +96,6 @@ def test_a_boundary_yields_controls_and_going_on_acknowledges_them() -> None:
     assert [*publisher.boundary()] == []
 
 
-def test_controls_that_a_loop_leaves_off_are_rejected() -> None:
-    """The one that it broke off at, and those after it: nobody waits for ever."""
-    publisher = Bus().publisher()
-    receipts = [publisher.post(Pause()) for _ in range(3)]
-    for control in publisher.boundary():
-        assert control == Pause()
-        if receipts[0].outcome is not None:
-            break
-    assert isinstance(receipts[0].outcome, Applied)
-    for receipt in receipts[1:]:
-        assert isinstance(receipt.outcome, Rejected)
-        assert "left off" in receipt.outcome.why
-
-
 def test_with_apply_a_boundary_applies_controls_itself() -> None:
     """With its result, or the reason why not; it yields none, and training is never raised to."""
     applied: list[tuple[Control, str]] = []

@@ -132,7 +132,7 @@ class InboxMachine(RuleBasedStateMachine):
 
 
 class LoopMachine(RuleBasedStateMachine):
-    """The same over a loop by hand, which may reject, leave off, or never look: none stays open."""
+    """The same over a loop by hand, which may reject, leave off, or never look: none is lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,16 +159,31 @@ class LoopMachine(RuleBasedStateMachine):
         self.publisher.step += 1
         assert all(receipt.outcome is not None for receipt in waited)
 
-    @rule(after=st.integers(0, 3))
-    def leave_off(self, after: int) -> None:
-        """Leaves the loop over the controls early: what was taken and not acted on is rejected."""
+    @rule(after=st.integers(0, 3), refused=st.booleans())
+    def leave_off(self, after: int, refused: bool) -> None:
+        """Leaves the loop over the controls early: the last one acted, what it didn't get waits."""
         if self.closed:
             return
         waited = [receipt for receipt in self.sent if receipt.outcome is None]
-        for place, _ in enumerate(self.publisher.boundary()):
-            if place == after:
+        got: list[Control] = []
+        for control in self.publisher.boundary():
+            got.append(control)
+            if len(got) > after:
+                if refused:
+                    self.publisher.reject("no")
                 break
-        assert all(receipt.outcome is not None for receipt in waited)
+        self.publisher.step += 1  # it acted before that
+        self.publisher.boundary()
+        acted = [r for r in waited if isinstance(r.outcome, Applied | Rejected)]
+        assert [receipt.control for receipt in acted] == got
+        kinds = [type(receipt.outcome) for receipt in acted]
+        assert kinds == [Applied] * len(got) or (
+            refused and len(got) > after and kinds == [*[Applied] * after, Rejected]
+        )
+        waiting = [receipt for receipt in waited if receipt.outcome is None]
+        assert len(self.publisher.inbox) == len(waiting)
+        assert not waiting or len(got) > after
+        assert [r for r in waited if r.id > acted[-1].id and r.outcome is None] == waiting
 
     @rule()
     def boundary_that_nobody_looks_at(self) -> None:

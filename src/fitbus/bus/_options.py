@@ -20,6 +20,7 @@ __all__ = [
     "OnError",
     "Options",
     "Overflow",
+    "check_decorator",
     "check_event_type",
     "declared",
     "event_types",
@@ -164,9 +165,11 @@ def handler(*kinds: type[Event], **options: typing.Unpack[HandlerOptions]) -> Ca
         options: See `HandlerOptions`.
 
     Raises:
-        InvalidArgumentError: An option, or a pair of options, makes no sense.
+        InvalidArgumentError: An event type, an option, or a pair of options, makes no sense.
         InvalidHandlerError: The function doesn't take one event, or its types can't be told.
     """
+
+    check_decorator("fitbus.handler", kinds)
 
     def declare(function: H) -> H:
         resolved = event_types(function, kinds)
@@ -217,27 +220,55 @@ def check_event_type(argument: str, kind: object) -> None:
         raise InvalidArgumentError(argument, kind, "give subclasses of fitbus.Event")
 
 
+def check_decorator(name: str, kinds: Sequence[object]) -> None:
+    """Refuses what are no event types, such as the function itself: without parentheses."""
+    for kind in kinds:
+        if callable(kind) and not isinstance(kind, type):
+            raise InvalidArgumentError(
+                "kinds",
+                kind,
+                "give subclasses of fitbus.Event; to decorate a function, write them in"
+                f" parentheses: `@{name}(EpochEnd)`",
+            )
+        check_event_type("kinds", kind)
+
+
 def _annotated(function: Handler, signature: inspect.Signature) -> tuple[type[Event], ...]:
     first = next(iter(signature.parameters))
     target = function.func if isinstance(function, functools.partial) else function
     if not inspect.isroutine(target):
         target = type(target).__call__
+    found: Any = signature.parameters[first].annotation
+    if found is inspect.Parameter.empty:
+        raise _untold(function, first, "which has none")
     try:
         annotation = typing.get_type_hints(target).get(first)
-    except Exception:  # noqa: BLE001  # any failure means one thing: the annotation can't be resolved
-        annotation = None
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise _untold(
+            function, first, f"{_shown(found)}, which can't be resolved ({why})"
+        ) from error
     if typing.get_origin(annotation) is Sequence:
         annotation = typing.get_args(annotation)[0]
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     kinds: tuple[Any, ...] = typing.get_args(annotation) if union else (annotation,)
-    if not all(isinstance(kind, type) and issubclass(kind, Event) for kind in kinds):
-        raise InvalidHandlerError(
-            "handler",
-            function,
-            f"the event types can't be told from the annotation of {first!r}; name them:"
-            " `@fitbus.handler(EpochEnd)`, or `bus.add(handler, EpochEnd)`",
-        )
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Event)):
+            raise _untold(function, first, f"{_shown(kind)}, which is no event type")
     return tuple(kinds)
+
+
+def _shown(annotation: object) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _untold(function: Handler, parameter: str, why: str) -> InvalidHandlerError:
+    return InvalidHandlerError(
+        "handler",
+        function,
+        f"the event types can't be told from the annotation of {parameter!r}, {why}; name them:"
+        " `@fitbus.handler(EpochEnd)`, or `bus.add(handler, EpochEnd)`",
+    )
 
 
 def is_coroutine_function(function: Handler) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fitbus.control import Control, StopTraining
+from fitbus.errors import InvalidArgumentError
 from fitbus.events import Event, HandlerFailed
 
 if TYPE_CHECKING:
     from fitbus.bus._publisher import Publisher
     from fitbus.bus._subscription import Subscription
 
-__all__ = ["answered", "failed"]
+__all__ = ["answered", "failed", "obey"]
 
 _logger = logging.getLogger("fitbus")
 
@@ -41,8 +42,21 @@ def answered(
         return
     if error is not None:
         failed(publisher, subscription, event, error)
-    for control in controls:
-        publisher.post(control, subscription.name)
+    obey(publisher, subscription, event, controls)
+
+
+def obey(
+    publisher: Publisher,
+    subscription: Subscription[Any],
+    event: Event,
+    controls: Sequence[Control],
+) -> None:
+    """Sends what a handler returned; one that can't be sent is an error of the handler."""
+    try:
+        for control in controls:
+            publisher.inbox.post(control, subscription.name, returned=True)
+    except InvalidArgumentError as error:
+        failed(publisher, subscription, event, error)
 
 
 def failed(

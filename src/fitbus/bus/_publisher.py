@@ -74,8 +74,7 @@ class Publisher:
         inbox: Inbox | None = None,
     ) -> None:
         self.run = bus.runs.new_id("run") if run is None else run
-        self.step = 0
-        self.epoch = 0
+        self.step = self.epoch = 0
         self.inbox = Inbox() if inbox is None else inbox
         self.inbox.on_post = self.ring
         self.inbox.may_wait = lambda: not self.served_here()
@@ -233,8 +232,7 @@ class Publisher:
     def stand_still(self, until: Callable[[], bool]) -> None:
         """Waits in the training thread, serving the inbox, until something holds.
 
-        Returns early if the run was cancelled, or a handler's error ends it. Raises
-        `WouldDeadlockError` in an event loop, which it would block.
+        Returns early if the run was cancelled or a handler's error ends it. Not in an event loop.
         """
         self.desk.decide()
         self.standstill.check_may_block(until)

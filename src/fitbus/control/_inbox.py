@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import final
 
+from fitbus.control._door import checked_key
 from fitbus.control._messages import Control
 from fitbus.control._receipts import Receipt, Rejected
-from fitbus.errors import InvalidArgumentError
 
 __all__ = ["Inbox"]
 
@@ -24,27 +24,31 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: `put_back` may be called by the garbage collector, in the midst of the others.
+        self._lock = threading.RLock()
         self.on_post: Callable[[], object] = _nothing
         self.may_wait: Callable[[], bool] = lambda: True
         self._open: list[Receipt] = []
         self._sent = 0
         self._closed: str | None = None
 
-    def post(self, control: Control, source: str = "") -> Receipt:
+    def post(self, control: Control, source: str = "", *, returned: bool = False) -> Receipt:
         """Puts a control in; never blocks. After `close` its receipt is rejected at once.
 
+        Args:
+            control: The control.
+            source: Who sends it.
+            returned: Whether a handler returned it, so that nobody holds its receipt.
+
         Raises:
-            InvalidArgumentError: `control` is no `Control`.
+            InvalidArgumentError: `control` is no `Control`, or has a `key` that is neither a text
+                nor None; or `source` is no text.
         """
-        if not isinstance(control, Control):
-            raise InvalidArgumentError(
-                "control",
-                control,
-                "give a Control, such as StopTraining() or SetLearningRate(1e-3)",
-            )
+        key = checked_key(control, source)
         with self._lock:
-            receipt = Receipt(self._sent, control, source, self._may_wait)
+            receipt = Receipt(
+                self._sent, control, source, self._may_wait, key=key, returned=returned
+            )
             self._sent += 1
             closed = self._closed
             if closed is None:
@@ -61,12 +65,23 @@ class Inbox:
             return []
         with self._lock:
             taken, self._open = self._open, []
-        last = {receipt.control.key: receipt for receipt in taken}
+        last = {receipt.key: receipt for receipt in taken}
         return [
-            (receipt, None if receipt.control.key is None or winner is receipt else winner)
+            (receipt, None if receipt.key is None or winner is receipt else winner)
             for receipt in taken
-            for winner in (last[receipt.control.key],)
+            for winner in (last[receipt.key],)
         ]
+
+    def put_back(self, receipts: list[Receipt]) -> str | None:
+        """Lets controls that were taken wait again, before all others.
+
+        Returns:
+            None; or, after `close`, why they can't: they are left to the caller.
+        """
+        with self._lock:
+            if self._closed is None:
+                self._open[:0] = receipts
+            return self._closed
 
     def close(self, why: str) -> list[Receipt]:
         """Refuses further controls with `why`; returns those that still waited."""

@@ -204,7 +204,7 @@ class RestoreCheckpoint(Control):
 
 @final
 class UnknownControl(Control):
-    """What the codec makes of a control whose type it wasn't told. Always rejected when sent.
+    """What the codec makes of a control whose type it wasn't told. Refused when sent.
 
     Args:
         tag: The tag that was found.

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, final
 import anyio
 import msgspec
 
+from fitbus._checks import check_timeout
 from fitbus._loops import LoopHandle, in_event_loop
 from fitbus.control._messages import Control
 from fitbus.errors import ControlRejectedError, WouldDeadlockError
@@ -66,6 +67,8 @@ class Receipt:
         id: The control's number in the run, in the order of sending.
         control: The control.
         source: Who sent it.
+        key: What the control sets, as its `key` said when it was sent.
+        returned: Whether it is what a handler returned, so that nobody holds the receipt.
     """
 
     def __init__(
@@ -74,10 +77,15 @@ class Receipt:
         control: Control,
         source: str,
         may_wait: Callable[[], bool] = lambda: True,
+        *,
+        key: str | None = None,
+        returned: bool = False,
     ) -> None:
         self.id = id
         self.control = control
         self.source = source
+        self.key = key
+        self.returned = returned
         self._may_wait = may_wait
         self._lock = threading.Lock()
         self._outcome: Outcome | None = None
@@ -98,11 +106,13 @@ class Receipt:
             Where it acted, and what it gave.
 
         Raises:
+            InvalidArgumentError: `timeout` is no number of at least 0.
             ControlRejectedError: It was rejected or superseded.
             TimeoutError: Not settled in time; the control may still be applied.
             WouldDeadlockError: Called in an event loop, which it would block: `await` the receipt.
                 Or in the training thread, by a handler after which the control would act.
         """
+        check_timeout(timeout)
         if self._outcome is None:
             if in_event_loop():
                 raise WouldDeadlockError(
@@ -115,7 +125,7 @@ class Receipt:
                 )
             settled = threading.Event()
             self._when_settled(settled.set)
-            if not settled.wait(timeout):
+            if not settled.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
                 raise TimeoutError(self._still_open(timeout))
         return self._value()
 
@@ -130,9 +140,11 @@ class Receipt:
             timeout: Seconds; None waits as long as it takes.
 
         Raises:
+            InvalidArgumentError: `timeout` is no number of at least 0.
             ControlRejectedError: It was rejected or superseded.
             TimeoutError: Not settled in time; the control may still be applied.
         """
+        check_timeout(timeout)
         with anyio.move_on_after(timeout):
             return await self._wait()
         raise TimeoutError(self._still_open(timeout))

@@ -76,7 +76,7 @@ class Codec:
         """Decodes a message from JSON.
 
         Raises:
-            msgspec.DecodeError: `data` is no JSON, or no message.
+            msgspec.DecodeError: `data` is no JSON, no message, or an `UpdateState`.
         """
         return self._typed(msgspec.json.decode(data), strict=False)
 
@@ -92,7 +92,7 @@ class Codec:
         """Decodes a message from MessagePack.
 
         Raises:
-            msgspec.DecodeError: `data` is no MessagePack, or no message.
+            msgspec.DecodeError: `data` is no MessagePack, no message, or an `UpdateState`.
         """
         return self._typed(msgspec.msgpack.decode(data), strict=True)
 
@@ -107,6 +107,10 @@ class Codec:
             envelope = {key: values.pop(key) for key in _ENVELOPE if key in values}
             return msgspec.convert(
                 {**envelope, "tag": tag, "fields": values}, UnknownEvent, strict=strict
+            )
+        if issubclass(kind, Control) and not kind.crosses_processes:
+            raise msgspec.ValidationError(
+                f"{kind.__name__} can't cross a wire: it works inside its process only"
             )
         if not issubclass(kind, ControlApplied | ControlRejected):
             return msgspec.convert(values, kind, strict=strict)

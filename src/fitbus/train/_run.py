@@ -127,11 +127,8 @@ class Run(Subscribable, Generic[ResultT]):
         """Sends a control, from any thread; never blocks. After the end: rejected, "too late".
 
         Args:
-            control: The control.
-            source: Who sends it, for `ControlApplied.source`.
-
-        Raises:
-            InvalidArgumentError: No control, or no text as source; nothing was sent.
+            control: The control; anything else raises `InvalidArgumentError`.
+            source: Who sends it, for `ControlApplied.source`; a text, or that error is raised.
         """
         engine = self.driver.engine
         return (self.inbox if engine is None else engine.publisher).post(control, source)
