@@ -5,26 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fitbus.bus import Hook, OnError, Options, Overflow, is_coroutine_function
+from fitbus.bus import Hook, OnError, Options, Overflow
+from fitbus.callbacks._hooks import HOOKS, hook, warn_of_misspelt
 from fitbus.errors import InvalidArgumentError
-from fitbus.events import (
-    BatchBegin,
-    BatchEnd,
-    EpochBegin,
-    EpochEnd,
-    Event,
-    PredictBatchBegin,
-    PredictBatchEnd,
-    PredictBegin,
-    PredictEnd,
-    TestBatchBegin,
-    TestBatchEnd,
-    TestBegin,
-    TestEnd,
-    TrainBegin,
-    TrainEnd,
-    is_rare,
-)
+from fitbus.events import EpochEnd, Event
 
 if TYPE_CHECKING:
     from fitbus.train import ModelView, Run
@@ -89,6 +73,7 @@ class Callback:
         Raises:
             InvalidArgumentError: It is attached to this run already, or another one that is live
                 has it: `self.run` and `self.model` are those of one run.
+            InvalidHandlerError: A hook can't be called with what it gets.
         """
         name = type(self).__qualname__
         had = self.run
@@ -103,10 +88,13 @@ class Callback:
         self.set_params(run.params)
         self.set_model(run.model(name))
         hooks: dict[type[Event], Hook] = {}
-        for kind, names in _HOOKS.items():
-            function = self._overridden(*names)
-            if function is not None:
-                hooks[kind] = _hook(kind, function)
+        for kind, names in HOOKS.items():
+            for name_of_hook in names:
+                function = self._overridden(name_of_hook)
+                if function is not None:
+                    hooks[kind] = hook(kind, function, type(self).__name__, name_of_hook)
+                    break
+        warn_of_misspelt(self, lambda name: self._overridden(name) is None)
         run.check_logs(self._check_names)
         if hooks:
             run.attach_subscription(
@@ -138,14 +126,13 @@ class Callback:
         if self.run is not None and not self.run.open_logs:
             self.check_log_names(names)
 
-    def _overridden(self, *names: str) -> Callable[..., Any] | None:
-        """The first of some methods that isn't this class' own."""
-        for name in names:
-            own = vars(self).get(name)
-            if own is not None:
-                return own  # type: ignore[no-any-return]  # set on the object, as in Keras
-            if getattr(type(self), name) is not getattr(Callback, name):
-                return getattr(self, name)  # type: ignore[no-any-return]  # a bound method
+    def _overridden(self, name: str) -> Callable[..., Any] | None:
+        """A hook that isn't this class' own."""
+        own = vars(self).get(name)
+        if own is not None:
+            return own  # type: ignore[no-any-return]  # set on the object, as in Keras
+        if getattr(type(self), name) is not getattr(Callback, name):
+            return getattr(self, name)  # type: ignore[no-any-return]  # a bound method
         return None
 
     # The hooks. `logs` is never None; it is in their signatures as in Keras'.
@@ -197,48 +184,3 @@ class Callback:
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> Any:
         """A batch of a prediction ended; `logs` has its `outputs`."""
-
-
-_HOOKS: dict[type[Event], tuple[str, ...]] = {
-    TrainBegin: ("on_train_begin",),
-    TrainEnd: ("on_train_end",),
-    EpochBegin: ("on_epoch_begin",),
-    EpochEnd: ("on_epoch_end",),
-    BatchBegin: ("on_train_batch_begin", "on_batch_begin"),
-    BatchEnd: ("on_train_batch_end", "on_batch_end"),
-    TestBegin: ("on_test_begin",),
-    TestEnd: ("on_test_end",),
-    TestBatchBegin: ("on_test_batch_begin",),
-    TestBatchEnd: ("on_test_batch_end",),
-    PredictBegin: ("on_predict_begin",),
-    PredictEnd: ("on_predict_end",),
-    PredictBatchBegin: ("on_predict_batch_begin",),
-    PredictBatchEnd: ("on_predict_batch_end",),
-}
-
-
-def _hook(kind: type[Event], function: Callable[..., Any]) -> Hook:
-    """Calls a method with what Keras gives it: an index where there is one, and the logs."""
-    is_async = is_coroutine_function(function)
-    index = (
-        "epoch"
-        if kind in (EpochBegin, EpochEnd)
-        else "batch"
-        if "batch" in kind.__struct_fields__
-        else None
-    )
-
-    def shared(event: Any, logs: Logs) -> Any:
-        if isinstance(event, PredictBatchEnd):
-            logs.setdefault("outputs", event.outputs)
-        return function(logs) if index is None else function(getattr(event, index), logs)
-
-    def alone(event: Any) -> Any:
-        return shared(event, dict(getattr(event, "logs", ())))
-
-    return Hook(
-        alone if is_async else shared,
-        is_async=is_async,
-        wait=not is_async or is_rare(kind),
-        shares_logs=not is_async,
-    )
