@@ -304,3 +304,15 @@ async def test_a_stream_that_was_opened_and_forgotten_gives_a_warning() -> None:
     with pytest.warns(ResourceWarning, match="stream of EpochEnd.*use `async with`") as caught:
         await until_collected()
     assert len([w for w in caught if "stream of" in str(w.message)]) == 1
+
+
+async def test_whoever_only_looks_gets_on() -> None:
+    """Polling never waits: the turn that a busy stream gives to others doesn't stop it for good."""
+    bus = Bus()
+    taken: list[int] = []
+    async with bus.subscribe(Tick) as stream:
+        publish(bus, range(200))
+        for _ in range(300):
+            with anyio.move_on_after(0):
+                taken.append((await anext(stream)).number)
+    assert taken == list(range(200))

@@ -150,6 +150,31 @@ async def test_transfer_guards_have_nothing_to_say_about_the_loop_itself(on_devi
     assert outputs.shape == (60,)
 
 
+async def test_transfer_guards_have_nothing_to_say_about_controls() -> None:
+    """Nor about what callbacks do with the model: a rate, weights, and the best ones restored."""
+
+    class Writes(fitbus.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.model.optimizer.learning_rate = 0.5
+            self.model.set_weights([2 * weight for weight in self.model.get_weights()])
+
+    def zeros(state: fitbus.TrainState) -> fitbus.TrainState:
+        params: Any = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.params)
+        return dataclasses.replace(state, params=params)
+
+    trainer = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+    best = fitbus.callbacks.EarlyStopping(
+        "loss", min_delta=1e9, patience=1, restore_best_weights=True
+    )
+    run = trainer.run(X, Y, epochs=3, callbacks=[Writes(), best])
+    receipts = [run.post(fitbus.UpdateState(zeros)), run.post(fitbus.ScaleLearningRate(0.5))]
+    with jax.transfer_guard("disallow"):
+        async with run:
+            await run.wait()
+    assert all(isinstance(receipt.outcome, fitbus.Applied) for receipt in receipts)
+    assert best.stopped_epoch == 1
+
+
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 

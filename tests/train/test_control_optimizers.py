@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -206,3 +207,36 @@ async def test_what_is_set_is_what_the_next_step_uses() -> None:
         async with run:
             pass
     np.testing.assert_allclose(2 * slow.state.params["w"], fast.state.params["w"], rtol=1e-5)
+
+
+LOW, FULL = np.zeros(8, jnp.bfloat16), np.zeros(8, np.float32)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # nothing of it is the loop's
+@pytest.mark.parametrize("factory", [optax.adam, optax.sgd])
+@pytest.mark.parametrize(
+    "params",
+    [{"w": LOW}, {"a": LOW, "w": FULL}, {"a": FULL, "w": LOW}],
+    ids=["bfloat16", "first", "last"],
+)
+async def test_parameters_of_less_precision_are_trained_as_without_injection(
+    params: dict[str, Any], factory: Any
+) -> None:
+    """Adam's 0.999 isn't rounded to 1, and moments keep their types; the rate can still be set."""
+    problem = toy_problem(64, 8)
+    x, y = problem.x, problem.y
+
+    def apply(params: Any, x: Any) -> Any:
+        return x @ sum(jax.tree.leaves(params))
+
+    def trainer(*optimizer: Any) -> fitbus.Trainer:
+        task = fitbus.Supervised(apply, lambda p, y: (p - y) ** 2, *optimizer)
+        return fitbus.Trainer(task, params)
+
+    plain, steered = trainer(factory(0.01)), trainer(factory, 0.01)
+    one, two = [await t.fit(x, y, epochs=3) for t in (plain, steered)]
+    np.testing.assert_allclose(two.history["loss"], one.history["loss"], rtol=1e-3)
+    assert one.history["loss"][-1] < one.history["loss"][0]
+    async with steered.run(x, y) as run:
+        await run.send(SetLearningRate(1.001e-3))
+    assert found(steered, "learning_rate") == [np.float32(1.001e-3)]

@@ -140,11 +140,13 @@ class Subscription(Intake, Generic[E_co]):
             raise FitbusError(
                 f"{self!r} is not open; write `async with bus.subscribe(...) as events:`"
             )
-        if self.delivered % _YIELD_AFTER == _YIELD_AFTER - 1:
+        if self.unyielded >= _YIELD_AFTER:
+            self.unyielded = 0  # first: whoever only looks, without waiting, is cancelled here
             await anyio.lowlevel.checkpoint()
         while True:
             item = self.take()
             if isinstance(item, Event):
+                self.unyielded += 1
                 if not isinstance(item, Lagged):
                     self.delivered += 1
                 return item  # type: ignore[return-value]  # what was offered is of its kinds

@@ -18,6 +18,7 @@ from fitbus.control import (
     UpdateState,
 )
 from fitbus.errors import ControlRejectedError, InvalidArgumentError
+from fitbus.train._context import fetched
 from fitbus.train._state import TrainState, check_same, is_key
 
 __all__ = ["apply_to_state", "hyperparameters"]
@@ -34,7 +35,10 @@ def apply_to_state(task: object, state: TrainState, control: Control) -> TrainSt
             return _with_hyperparameter(state, control, "learning_rate", lambda _: value)
         case ScaleLearningRate(factor):
             return _with_hyperparameter(
-                state, control, "learning_rate", lambda old: np.asarray(old, np.float64) * factor
+                state,
+                control,
+                "learning_rate",
+                lambda old: fetched(old).astype(np.float64) * factor,
             )
         case SetHyperparameter(name, value):
             return _with_hyperparameter(state, control, name, lambda _: value)
@@ -75,7 +79,7 @@ def _like(control: Control, name: str, old: Any, new: Any) -> Any:
         raise ControlRejectedError(
             control, f"{name!r} is kept as {old.dtype}, which can't hold {new}"
         )
-    return _placed(old, jnp.asarray(host))
+    return _placed(old, jax.device_put(host))
 
 
 def _placed(old: Any, new: Any) -> Any:
@@ -86,9 +90,9 @@ def _placed(old: Any, new: Any) -> Any:
     elif new.committed:
         # Only by way of the host an array comes loose from the device that it was put on.
         if is_key(new):
-            data = np.asarray(jax.random.key_data(new))
-            return jax.random.wrap_key_data(jnp.array(data), impl=jax.random.key_impl(new))
-        new = np.asarray(new)
+            data = jax.device_put(fetched(jax.random.key_data(new)))
+            return jax.random.wrap_key_data(data.copy(), impl=jax.random.key_impl(new))
+        new = jax.device_put(fetched(new))
     # The old arrays may be donated; whatever is new must not be somebody else's.
     return jnp.array(new, copy=True)
 
@@ -160,6 +164,8 @@ def _replaced(control: Control, who: str, old: TrainState, new: Any) -> TrainSta
         )
 
     def place(was: Any, now: Any) -> Any:
-        return now if now is was else _placed(was, jnp.asarray(now))
+        if now is was:
+            return now
+        return _placed(was, now if isinstance(now, jax.Array) else jax.device_put(now))
 
     return jax.tree.map(place, old, new)  # type: ignore[no-any-return]  # jax returns Any

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fitbus.errors import InvalidArgumentError
+from fitbus.train._difference import first_difference
 
 __all__ = [
     "TrainState",
@@ -148,18 +149,19 @@ def check_same(who: str, old: Any, new: Any) -> None:
     """Refuses a state of another structure, shape or dtype.
 
     Raises:
-        InvalidArgumentError: Names the leaf, with what it was and what it became.
+        InvalidArgumentError: Names the first place at fault, with what it was and what it became.
     """
     old_tree: Any
     new_tree: Any
     old_leaves, old_tree = jax.tree_util.tree_flatten_with_path(old)
     new_leaves, new_tree = jax.tree_util.tree_flatten_with_path(new)
     if old_tree != new_tree:
+        path, was, now = first_difference(old, new) or ("", str(old_tree), str(new_tree))
         raise InvalidArgumentError(
-            f"the state from {who}", new_tree, f"keep its structure, {old_tree}"
+            f"the state from {who}, at {path}", now, f"keep its structure, which has {was} there"
         )
     for (path, was), (_, now) in zip(old_leaves, new_leaves, strict=True):
-        before, after = jax.typeof(was), jax.typeof(jnp.asarray(now))
+        before, after = jax.typeof(was), jax.typeof(now)
         if before.shape != after.shape or before.dtype != after.dtype:
             raise InvalidArgumentError(
                 f"the state from {who}, leaf {jax.tree_util.keystr(path)}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias, cast, final, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._metrics import Fold
 from fitbus.train._state import TrainState
+from fitbus.train._steerable import steerable
 
 __all__ = ["Batch", "ControlAppliers", "Metrics", "Supervised", "Task"]
 
@@ -133,6 +134,7 @@ class Supervised:
             losses = self._losses(predictions, batch)
             return _mean(losses, batch.weight), (predictions, losses)
 
+        _check_floats(state.params)
         gradients, (predictions, losses) = jax.grad(objective, has_aux=True)(state.params)
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -228,13 +230,23 @@ def _optimizer(optimizer: Any, learning_rate: Any) -> Any:
         raise InvalidArgumentError(
             "learning_rate", learning_rate, "give a finite number of at least 0, or a schedule"
         )
-    factory = cast("Callable[..., optax.GradientTransformation]", optimizer)
     try:
-        return optax.inject_hyperparams(factory)(learning_rate=value)
+        return steerable(optimizer, value)
     except TypeError as error:
         raise InvalidArgumentError(
             "optimizer", optimizer, "as a factory it must take learning_rate="
         ) from error
+
+
+def _check_floats(params: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise InvalidArgumentError(
+                f"params{jax.tree_util.keystr(path)}",
+                str(leaf.dtype),
+                "it has no gradient: give floats, and keep what isn't trained out of params (let"
+                " `apply` close over it, or put it in `state.extra` with a task of your own)",
+            )
 
 
 def _per_example(argument: str, values: Any, weight: Any) -> Any:
