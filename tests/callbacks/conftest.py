@@ -23,6 +23,10 @@ NAMES = """
     cosine_distance kl_divergence perplexity
     acc accuracy sparse_categorical_accuracy top_k_categorical_accuracy acc5 auc roc_auc precision
     recall_1 f1 f1_score iou mean_iou r2_score cosine_similarity BinaryAccuracy
+    accuracy_loss false_positives_1 negative_log_likelihood rmse cross_entropy
+    mean_io_u_1 true_positives sensitivity_at_specificity psnr dice kappa
+    score map learning_rate neg_mean_squared_error negative_loss steps_per_second
+    error_rate_of_recall
 """
 
 

@@ -23,13 +23,17 @@ VALLEY = [10, 9, 8, 9, 9, 9, 9, 9, 9]
 CLIMB = [1, 2, 3, 4]
 
 LESS = """
-    loss mse hinge mean_absolute_error binary_crossentropy accumulated_error layer2_mse various
-    cosine_distance kl_divergence perplexity val_loss val_mse val_hinge
+    loss mse hinge mean_absolute_error binary_crossentropy accumulated_error layer2_mse
+    accuracy_loss false_positives_1 negative_log_likelihood val_rmse cross_entropy cosine_distance kl_divergence perplexity val_loss val_mse val_hinge
 """
 MORE = """
     acc accuracy sparse_categorical_accuracy top_k_categorical_accuracy acc5 auc roc_auc precision
     recall_1 f1 f1_score iou mean_iou r2_score cosine_similarity BinaryAccuracy val_accuracy
-    val_f1_score
+    val_f1_score mean_io_u_1 true_positives sensitivity_at_specificity val_psnr dice kappa
+"""
+SAYS_NOTHING = """
+    score map various learning_rate val_score neg_mean_squared_error negative_loss steps_per_second
+    error_rate_of_recall
 """
 
 # What is given, the losses, and then: stopped_epoch (0: it didn't stop), best, best_epoch.
@@ -115,6 +119,31 @@ async def check_direction(script: Script, monitor: str, *, rises: bool) -> None:
             assert stopping.best == values[-1]
 
 
+@pytest.mark.parametrize("monitor", SAYS_NOTHING.split())
+async def test_a_name_that_says_nothing_is_refused_before_the_first_step(
+    script: Script, monitor: str
+) -> None:
+    """Naming `mode` and what it may be; with a `mode` the name will do."""
+    step = int(script.trainer.state.step)
+    validation = CLIMB if monitor.startswith("val_") else None
+    with pytest.raises(InvalidArgumentError) as raised:
+        await script.fit(CLIMB, EarlyStopping(monitor), validation=validation)
+    assert str(raised.value) == (
+        f"EarlyStopping.mode: found 'auto'; the name {monitor!r} doesn't say whether less or more"
+        " of it is better; give mode='min' or mode='max'"
+    )
+    assert int(script.trainer.state.step) == step
+    history = await script.fit(CLIMB, EarlyStopping(monitor, mode="max"), validation=validation)
+    assert history.epoch == [0, 1, 2, 3]
+
+
+async def test_so_is_one_that_a_callback_adds(script: Script) -> None:
+    step = int(script.trainer.state.step)
+    with pytest.raises(InvalidArgumentError, match=r"EarlyStopping\.mode: found 'auto'"):
+        await script.fit(CLIMB, Adds("points", [1, 2, 1, 1]), EarlyStopping("points"))
+    assert int(script.trainer.state.step) == step
+
+
 async def test_by_default_it_watches_the_validation_loss_without_patience(script: Script) -> None:
     stopping = EarlyStopping()
     history = await script.fit(CLIMB[::-1], stopping, validation=[1, 0.5, 0.75, 0.5])
@@ -154,20 +183,20 @@ class Adds(Callback):
 
 
 async def test_it_can_watch_what_a_callback_before_it_adds(script: Script) -> None:
-    stopping = EarlyStopping("score", mode="max")
-    history = await script.fit(CLIMB, Adds("score", [1, 2, 1, 1]), stopping)
+    stopping = EarlyStopping("points", mode="max")
+    history = await script.fit(CLIMB, Adds("points", [1, 2, 1, 1]), stopping)
     assert (stopping.stopped_epoch, stopping.best, history.epoch) == (2, 2, [0, 1, 2])
 
 
 async def test_an_epoch_without_the_value_warns_and_is_not_judged(script: Script) -> None:
     """Not even counted: patience 2 lasts for two epochs that have it."""
-    stopping = EarlyStopping("score", patience=2)
-    adds = Adds("score", [1, None, 2, None, 3, 4])
+    stopping = EarlyStopping("points", patience=2, mode="min")
+    adds = Adds("points", [1, None, 2, None, 3, 4])
     with pytest.warns(RuntimeWarning) as caught:
         history = await script.fit([0] * 6, adds, stopping)
     told = [str(warning.message) for warning in caught]
     assert [text.split(";")[0] for text in told] == [
-        f"EarlyStopping: there is no 'score' in the logs of epoch {epoch}" for epoch in (1, 3)
+        f"EarlyStopping: there is no 'points' in the logs of epoch {epoch}" for epoch in (1, 3)
     ]
     assert "'loss'" in told[0]
     assert history.epoch == [0, 1, 2, 3, 4]

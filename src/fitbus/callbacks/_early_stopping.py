@@ -16,15 +16,17 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping(Callback):
     """Stops training when a monitored value hasn't improved for some epochs; Keras' semantics.
 
-    Differs from Keras in one thing: NaN is never an improvement and never the best, so a first
-    value of NaN doesn't keep it from working.
+    Differs from Keras in two things: NaN is never an improvement and never the best, so a first
+    value of NaN doesn't keep it from working; and a name that doesn't tell its direction is refused
+    unless `mode` does, where Keras would take less for better.
 
     Args:
         monitor: A name in the logs of an epoch.
         min_delta: An improvement is strictly more than this.
         patience: Stops after so many epochs without one; 0 is the same as 1.
         verbose: 1 prints when it stops and restores.
-        mode: `"min"`, `"max"`, or `"auto"`: `"max"` for names that say so (accuracy, auc, ...).
+        mode: `"min"`, `"max"`, or `"auto"`: what the words of the name say (loss, error, ... are
+            to fall; accuracy, auc, ... to rise).
         baseline: A value that must be beaten for patience to start anew.
         restore_best_weights: Whether the parameters of the best epoch are put back at the end of
             training, whatever ended it.
@@ -38,7 +40,8 @@ class EarlyStopping(Callback):
 
     Raises:
         InvalidArgumentError: `mode` is none of the three, or a number is out of range; in `fit`,
-            before the first step: the logs will never have `monitor`.
+            before the first step: the logs will never have `monitor`, or `mode` is `"auto"` and the
+            name says nothing that is known.
 
     Source: Keras' `EarlyStopping`; L. Prechelt, "Early Stopping - But When?", 1998.
     """
@@ -78,6 +81,10 @@ class EarlyStopping(Callback):
     def check_log_names(self, names: frozenset[str]) -> None:
         """Refuses a monitor that can never appear."""
         self._monitor.check_names(names)
+
+    def _check_names(self, names: frozenset[str]) -> None:
+        super()._check_names(names)  # first: of a misspelt name the direction says nothing
+        self._monitor.check_direction()
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Starts anew: the object can be used again."""
