@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -190,8 +191,8 @@ def returning(value: Callable[[TrainState, Any], Any]) -> Any:
         ),
         (
             lambda s, b: (dataclasses.replace(s, params={"v": jnp.zeros(1)}), {"l": 1.0}),
-            "the state from train_step",
-            "keep its structure",
+            "the state from train_step, at .params['w']",
+            "found 'nothing'; keep its structure, which has float32[1] there",
         ),
     ],
 )
@@ -200,6 +201,104 @@ async def test_what_a_train_step_returns(step: Any, argument: str, allowed: str)
     with refused(InvalidArgumentError, f"{argument}: ", allowed):
         await trainer.fit(X)
     assert int(trainer.state.step) == 0
+
+
+Adam = optax.ScaleByAdamState
+MIXED: dict[str, Any] = {
+    "step": jnp.zeros((), jnp.int32),
+    "params": {"b": {"c": jnp.zeros(2), "d": ()}, "w": jnp.zeros(3)},
+    "opt_state": (Adam(jnp.zeros(()), {}, {}), optax.EmptyState()),
+    "key": jax.random.key(0),
+    "extra": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "path", "now", "was"),
+    [
+        ({"params": {"b": MIXED["params"]["b"]}}, ".params['w']", "nothing", "float32[3]"),
+        (
+            {"params": {**MIXED["params"], "v": jnp.ones(1)}},
+            ".params['v']",
+            "float32[1]",
+            "nothing",
+        ),
+        (
+            {"params": {**MIXED["params"], "b": {"c": [jnp.zeros(2)], "d": ()}}},
+            ".params['b']['c']",
+            "list of 1",
+            "float32[2]",
+        ),
+        (
+            {"params": {**MIXED["params"], "b": {"c": jnp.zeros(2), "d": None}}},
+            ".params['b']['d']",
+            "None",
+            "tuple of 0",
+        ),
+        ({"opt_state": list(MIXED["opt_state"])}, ".opt_state", "list of 2", "tuple of 2"),
+        (
+            {"opt_state": (Adam(jnp.zeros(()), {"w": jnp.zeros(1)}, {}), optax.EmptyState())},
+            ".opt_state[0].mu['w']",
+            "float32[1]",
+            "nothing",
+        ),
+        (
+            {"opt_state": MIXED["opt_state"][::-1]},
+            ".opt_state[0]",
+            "EmptyState of 0",
+            "ScaleByAdamState of 3",
+        ),
+        ({"opt_state": MIXED["opt_state"][:1]}, ".opt_state[1]", "nothing", "EmptyState of 0"),
+        ({"extra": jnp.zeros(1)}, ".extra", "float32[1]", "None"),
+    ],
+)
+async def test_another_structure_is_told_by_the_first_place_that_differs(
+    changed: dict[str, Any], path: str, now: str, was: str
+) -> None:
+    """In one line, whatever the size of the state."""
+
+    class Mixes(Mean):
+        def train_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
+            return dataclasses.replace(state, **changed), {"mean": batch.x.mean()}
+
+    trainer = Trainer(Mixes(), TrainState(**MIXED))
+    with pytest.raises(InvalidArgumentError) as caught:
+        await trainer.fit(X)
+    assert str(caught.value) == (
+        f"the state from train_step, at {path}: found {now!r}; keep its structure, which has {was}"
+        " there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("leaf", "dtype"),
+    [(np.arange(4), "int32"), (np.ones(4, bool), "bool"), (3, "int32"), (np.uint8(1), "uint8")],
+)
+async def test_what_has_no_gradient_cannot_be_a_parameter_of_supervised(
+    leaf: Any, dtype: str
+) -> None:
+    """Refused before the first step, naming the leaf and the remedy; all else goes on."""
+    task = Supervised(
+        apply=lambda params, x: x @ params["w"] + params["more"][0].sum(),
+        loss=lambda predictions, y: (predictions - y) ** 2,
+        optimizer=optax.adam,
+        learning_rate=0.1,
+    )
+    trainer = Trainer(task, {"w": np.ones(4, np.float32), "more": [leaf]})
+    with refused(
+        InvalidArgumentError,
+        f"params['more'][0]: found '{dtype}'; it has no gradient: give floats",
+        "let `apply` close over it",
+        "`state.extra`",
+    ):
+        await trainer.fit(X, Y)
+    assert int(trainer.state.step) == 0
+    assert trainer.state.params["more"][0].dtype == dtype
+    expected = X @ np.ones(4) + np.sum(leaf)
+    np.testing.assert_allclose(await trainer.predict(X), expected, rtol=1e-5)
+    assert (await trainer.evaluate(X, Y))["loss"] == pytest.approx(
+        np.mean((expected - Y) ** 2), rel=1e-4
+    )
 
 
 async def test_what_other_steps_return() -> None:

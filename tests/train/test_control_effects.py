@@ -271,7 +271,10 @@ def raising(state: TrainState) -> TrainState:
             other_dtype,
             "leaf .params['w']: found 'int32[4]'; keep its shape and dtype, float32[4]",
         ),
-        (other_structure, "keep its structure"),
+        (
+            other_structure,
+            "at .params: found 'list of 2'; keep its structure, which has dict of 2 there",
+        ),
         (no_state, "UpdateState.fn returned dict; return a TrainState"),
         (other_step, "UpdateState.fn changed `step` from "),
         (raising, "applying it raised RuntimeError: not today"),
