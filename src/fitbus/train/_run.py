@@ -53,9 +53,9 @@ class Run(Subscribable, Generic[ResultT]):
         id: Its id, in the envelope of each of its events.
         trainer: What it trains.
         bus: The bus that carries them.
-        inbox: The controls that wait.
+        inbox: The controls that wait; for the trainer and its parts
         driver: What drives it; for the trainer and its parts.
-        open_logs: Whether a callback may add names to the logs of an epoch.
+        open_logs: Whether a callback may add names to the logs of an epoch; set by callbacks.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Run(Subscribable, Generic[ResultT]):
         hook: Hook | None = None,
         hooks: dict[type[Event], Hook] | None = None,
     ) -> Subscription[Any]:
-        """Attaches a handler to this run's events."""
+        """For callbacks: attaches hooks to this run's events; a handler is attached by `add`."""
         self._check_alive()
         return self.bus.attach_subscription(
             kinds, options, name=name, hook=hook, hooks=hooks, run=self.id
@@ -234,7 +234,7 @@ class Run(Subscribable, Generic[ResultT]):
     def make_stream(
         self, kinds: Sequence[type[Event]], options: Options, *, after: int | None
     ) -> Subscription[Any]:
-        """Makes a stream of this run's events; after its end, of those that are kept."""
+        """For `subscribe`: a stream of this run's events; after its end, of those kept."""
         engine = self.driver.engine
         ended = engine.publisher if engine is not None and self.driver.life.final else None
         if ended is None or after is None:
@@ -244,17 +244,17 @@ class Run(Subscribable, Generic[ResultT]):
         return stream
 
     def end_streams(self) -> None:
-        """Closes its streams, those too that nobody opened yet; what they have is handed out."""
+        """For the trainer: closes all streams, unopened ones too; what they have is handed out."""
         for stream in tuple(self._streams):
             stream.close()
 
     def carries(self, publisher: Publisher) -> bool:
-        """Whether it is this run's publisher."""
+        """For the bus: whether it is this run's publisher."""
         engine = self.driver.engine
         return engine is not None and publisher is engine.publisher
 
     def ended_id(self) -> str | None:
-        """The run's id."""
+        """For `wait_for`: the run's id."""
         return self.id
 
     def model(self, source: str) -> ModelView:
@@ -287,7 +287,7 @@ class Run(Subscribable, Generic[ResultT]):
         self.driver.at_end.append(function)
 
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
-        """Lets a callback look at the names that logs will have, before the first step."""
+        """For callbacks: calls a check, before the first step, with the names of the logs."""
         self.driver.checks.append(check)
 
     def _check_alive(self) -> None:
