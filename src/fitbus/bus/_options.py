@@ -168,7 +168,6 @@ def handler(*kinds: type[Event], **options: typing.Unpack[HandlerOptions]) -> Ca
         InvalidArgumentError: An event type, an option, or a pair of options, makes no sense.
         InvalidHandlerError: The function doesn't take one event, or its types can't be told.
     """
-
     check_decorator("fitbus.handler", kinds)
 
     def declare(function: H) -> H:

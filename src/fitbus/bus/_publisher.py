@@ -40,8 +40,8 @@ class Publisher:
         with bus.publisher() as publisher:
             for batch in range(batches):
                 for control in publisher.boundary():
-                    ...                              # act on it; going on, or break, acknowledges it
-                ...                                  # the step
+                    ...                         # act on it; going on, or break, acknowledges it
+                ...                             # the step
                 publisher.step += 1
                 publisher.publish(BatchEnd(batch=batch, logs=logs, batch_logs=logs))
             publisher.barrier(TrainEnd(logs=logs))

@@ -267,5 +267,7 @@ def controls_of(subscription: Subscription[Any], result: object) -> tuple[Contro
     allowed = "return None, a Control or a list of controls"
     for item in result if isinstance(result, list | tuple) else (result,):
         if isinstance(item, type) and issubclass(item, Control):
-            allowed += f"; {item.__name__} is the class: return an instance, `{item.__name__}(...)`"
+            bare = len(item.__struct_fields__) == len(item.__struct_defaults__)
+            call = f"{item.__name__}{'()' if bare else '(...)'}"
+            allowed += f"; {item.__name__} is the class: return an instance, `{call}`"
     raise InvalidHandlerError(f"the result of handler {subscription.name}", result, allowed)
