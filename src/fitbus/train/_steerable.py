@@ -12,7 +12,7 @@ import optax
 
 __all__ = ["steerable"]
 
-Factory = Callable[..., optax.GradientTransformation]
+Factory = Callable[..., Any]  # of an optax.GradientTransformation
 
 
 def steerable(factory: Factory, learning_rate: Any) -> optax.GradientTransformationExtraArgs:
