@@ -219,16 +219,63 @@ async def test_a_concurrent_hook_can_return_a_stop() -> None:
     assert end.source.endswith("Stops")
 
 
+def ending_epochs(colour: str, returns: Callable[[Logs], Any]) -> Callback:
+    """A callback whose hook returns something."""
+
+    class Returns(Callback):
+        def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> Any:
+            assert logs is not None
+            return returns(logs)
+
+    class ReturnsAsync(Callback):
+        async def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> Any:
+            assert logs is not None
+            return returns(logs)
+
+    return Returns() if colour == "def" else ReturnsAsync()
+
+
 @pytest.mark.parametrize("colour", ["def", "async"])
-async def test_what_is_no_control_is_refused(colour: str) -> None:
-    class Wrong(Callback):
-        def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> float:
-            return 0.5
+async def test_what_is_no_control_is_ignored(colour: str) -> None:
+    """As in Keras: whatever a one-line hook comes to, such as the length of what was written."""
+    returns: list[Callable[[Logs], Any]] = [
+        lambda logs: logs,
+        lambda logs: 39,
+        lambda logs: "text",
+        lambda logs: [0.5, None],
+        lambda logs: ((), {}),
+        lambda logs: X,
+        lambda logs: callbacks[0].run.post(fitbus.Resume()),  # type: ignore[union-attr]  # it is live
+    ]
+    callbacks = [ending_epochs(colour, what) for what in returns]
+    history = await TRAINER.fit(X, Y, epochs=2, callbacks=callbacks)
+    assert history.epoch == [0, 1]
 
-    class WrongAsync(Callback):
-        async def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> float:
-            return 0.5
 
-    callback = Wrong() if colour == "def" else WrongAsync()
-    with pytest.raises(InvalidHandlerError, match=r"Wrong.*found 0\.5; return None, a Control"):
-        await TRAINER.fit(X, Y, callbacks=[callback])
+@pytest.mark.parametrize("colour", ["def", "async"])
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        (StopTraining, "found <class 'fitbus.*; StopTraining is the class: return an instance"),
+        (
+            [StopTraining(), None],
+            r"found \[StopTraining\(.*, None\]; return None, a Control or a list",
+        ),
+    ],
+    ids=["a class", "a list with something else in it"],
+)
+async def test_controls_that_would_be_lost_are_refused(
+    colour: str, returned: Any, found: str
+) -> None:
+    with pytest.raises(InvalidHandlerError, match=rf"Returns(Async)?: {found}"):
+        await TRAINER.fit(X, Y, callbacks=[ending_epochs(colour, lambda logs: returned)])
+
+
+async def test_a_coroutine_that_nobody_awaits_is_refused() -> None:
+    async def write() -> None:
+        """Would never be called."""
+
+    coroutine = write()
+    with pytest.raises(InvalidHandlerError, match=r"Returns: found <coroutine"):
+        await TRAINER.fit(X, Y, callbacks=[ending_epochs("def", lambda logs: coroutine)])
+    coroutine.close()

@@ -24,7 +24,8 @@ CLIMB = [1, 2, 3, 4]
 
 LESS = """
     loss mse hinge mean_absolute_error binary_crossentropy accumulated_error layer2_mse
-    accuracy_loss false_positives_1 negative_log_likelihood val_rmse cross_entropy cosine_distance kl_divergence perplexity val_loss val_mse val_hinge
+    accuracy_loss false_positives_1 negative_log_likelihood val_rmse cross_entropy cosine_distance
+    kl_divergence perplexity val_loss val_mse val_hinge
 """
 MORE = """
     acc accuracy sparse_categorical_accuracy top_k_categorical_accuracy acc5 auc roc_auc precision

@@ -24,7 +24,8 @@ class Callback:
     A `def` hook runs in the training thread, at its event, and may use `self.model`. An `async def`
     hook runs on the event loop: training waits for begin and end hooks; batch hooks run
     concurrently, in order. One object's hooks never overlap. A hook may return a control, or a list
-    of them. It belongs to one run at a time, and can be used again when that has ended.
+    of them; whatever else it returns is ignored, as in Keras. It belongs to one run at a time, and
+    can be used again when that has ended.
 
     The `def` hooks of one event share one private copy of `logs`, which they may add to; `fit`'s
     history records that copy.

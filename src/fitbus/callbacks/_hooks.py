@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fitbus.bus import Hook, is_coroutine_function
+from fitbus.control import Control
 from fitbus.errors import InvalidHandlerError
 from fitbus.events import (
     BatchBegin,
@@ -75,13 +76,16 @@ def hook(kind: type[Event], function: Callable[..., Any], owner: str, name: str)
     )
     _check_signature(function, owner, name, index)
 
-    def shared(event: Any, logs: dict[str, Any]) -> Any:
+    def called(event: Any, logs: dict[str, Any]) -> Any:
         if isinstance(event, PredictBatchEnd):
             logs.setdefault("outputs", event.outputs)
         return function(logs) if index is None else function(getattr(event, index), logs)
 
-    def alone(event: Any) -> Any:
-        return shared(event, dict(getattr(event, "logs", ())))
+    def shared(event: Any, logs: dict[str, Any]) -> Any:
+        return _meant(called(event, logs))
+
+    async def alone(event: Any) -> Any:
+        return _meant(await called(event, dict(getattr(event, "logs", ()))))
 
     return Hook(
         alone if is_async else shared,
@@ -89,6 +93,22 @@ def hook(kind: type[Event], function: Callable[..., Any], owner: str, name: str)
         wait=not is_async or is_rare(kind),
         shares_logs=not is_async,
     )
+
+
+def _meant(result: object) -> object:
+    """What a hook returned, if there are controls in it: all else is ignored, as Keras does.
+
+    What was surely meant to act (a class of controls, a control beside other things, a coroutine
+    that nobody awaits) is left to be refused.
+    """
+    if result is None:
+        return None
+    for item in result if isinstance(result, list | tuple) else (result,):
+        if isinstance(item, Control) or inspect.iscoroutine(item):
+            return result
+        if isinstance(item, type) and issubclass(item, Control):
+            return result
+    return None
 
 
 def _check_signature(

@@ -14,19 +14,19 @@ Mode = Literal["auto", "min", "max"]
 
 # Words of a metric's name that say that less is better, and words that say that more is. Whole
 # words: "accumulated_error", "layer2_mse" and "various" hold "acc", "r2" and "iou" too.
-_LESS_IS_BETTER = """
-    abs_rel bce bits_per_byte bits_per_character bits_per_dim bpb bpc bpd brier cer chamfer
-    crossentropy cross_entropy deviance distance divergence ece error fid fnr fpr false_negative
-    false_negatives false_positive false_positives hinge huber kld kl lpips logcosh log_cosh logloss
-    loss mae mape misclassification mse msle nll nrmse perplexity poisson ppl regret rmse rmsle
-    smape wer
-""".split()
-_MORE_IS_BETTER = """
-    acc accuracy ap auc auprc auroc bertscore bleu cider correlation dice f1 f1score f2 fbeta
-    fscore hits iou io_u jaccard kappa mcc meteor mrr ndcg precision proximity psnr r2 r2score
-    recall reward rouge sensitivity similarity specificity ssim success_rate tnr tpr topk top_k
-    true_negative true_negatives true_positive true_positives
-""".split()
+_LESS_IS_BETTER = (
+    "abs_rel bce bits_per_byte bits_per_character bits_per_dim bpb bpc bpd brier cer chamfer "
+    "crossentropy cross_entropy deviance distance divergence ece error fid fnr fpr "
+    "false_negative false_negatives false_positive false_positives hinge huber kld kl lpips "
+    "logcosh log_cosh logloss loss mae mape misclassification mse msle nll nrmse perplexity "
+    "poisson ppl regret rmse rmsle smape wer "
+)
+_MORE_IS_BETTER = (
+    "acc accuracy ap auc auprc auroc bertscore bleu cider correlation dice f1 f1score f2 fbeta "
+    "fscore hits iou io_u jaccard kappa mcc meteor mrr ndcg precision proximity psnr r2 "
+    "r2score recall reward rouge sensitivity similarity specificity ssim success_rate tnr tpr "
+    "topk top_k true_negative true_negatives true_positive true_positives "
+)
 _TURNED_ROUND = ("neg", "negative", "minus", "inverse")  # "neg_mean_squared_error"
 _ENDS = {"accuracy": True, "iou": True, "precision": True, "loss": False, "crossentropy": False}
 
@@ -111,7 +111,7 @@ def _more_is_better(name: str) -> bool | None:
     said = {
         more
         for more, known in ((False, _LESS_IS_BETTER), (True, _MORE_IS_BETTER))
-        for word in known
+        for word in known.split()
         if re.search(rf"_{word}[0-9]*_", text)
     }
     said |= {more for word in words for end, more in _ENDS.items() if word.endswith(end)}
