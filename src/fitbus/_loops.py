@@ -105,7 +105,8 @@ async def run_in_daemon_thread(
         else:
             loop.call_soon(done.set)
 
-    threading.Thread(target=main, name=name, daemon=True).start()
+    thread = threading.Thread(target=main, name=name, daemon=True)
+    thread.start()
     try:
         await done.wait()
     except BaseException:
@@ -114,6 +115,7 @@ async def run_in_daemon_thread(
         if not abandoned and on_abandoned is not None:
             on_abandoned()
         raise
+    thread.join()  # it has told, and is at its last instructions
     return outcome[0]()
 
 

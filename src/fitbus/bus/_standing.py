@@ -47,6 +47,11 @@ class Standstill:
         """Whether the run was cancelled."""
         return self._deadline is not None
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the loop isn't waited for any more: it was cancelled, and its time is over."""
+        return self._given_up()
+
     def cancel(self, within_s: float) -> None:
         """Ends all waits: at once for room, after `within_s` for handlers."""
         if self._deadline is None:

@@ -64,7 +64,9 @@ class IterableSource(Source):
             pulled = self._pull(items, owned=items is not self._data)
             return Pass(pulled, self._complete, pulled.close)
         if isinstance(data, Iterable) and not isinstance(data, str | bytes):
-            return Pass(iter(data), self._complete)
+            batches = iter(data)
+            close = getattr(batches, "close", None) if batches is not self._data else None
+            return Pass(batches, self._complete, close)
         raise DataError(
             self._argument,
             f"found {type(data).__name__}; give arrays, or an iterable, an async iterable, or"

@@ -24,7 +24,7 @@ from fitbus.train._engine import Engine
 from fitbus.train._job import Job, RunStatistics
 from fitbus.train._life import Life, RunStatus
 from fitbus.train._state import TrainState, from_host, is_lost
-from fitbus.train._thread import carried_out, how_it_ended
+from fitbus.train._thread import carried_out, how_it_ended, note_on
 
 if TYPE_CHECKING:
     from fitbus.bus import Host
@@ -181,12 +181,8 @@ class Driver:
             return
         if isinstance(own, ThreadStuckError) and not isinstance(error, Exception):
             raise own from (error or cancelled)
-        if (
-            error is not None
-            and own not in (None, error)
-            and not isinstance(own, RunCancelledError)
-        ):
-            error.add_note(f"fitbus: the run also raised {type(own).__name__}: {own}")
+        if error is not None:
+            note_on(error, own)
         if cancelled is not None and not (error and isinstance(error, type(cancelled))):
             raise cancelled
 
@@ -230,7 +226,7 @@ class Driver:
                     self._ended_late,
                 )
                 ended = True
-            self._trainer.puller.disconnect()
+            await self._trainer.puller.disconnect()
             if ended:
                 self._trainer.keeper.take_back(self._state_after(engine, error))
             else:

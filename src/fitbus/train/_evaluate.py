@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, final
@@ -19,10 +20,41 @@ from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps, zeros
 from fitbus.train._task import Batch
 
-__all__ = ["EvaluateJob", "evaluate", "evaluate_quietly"]
+__all__ = ["CalledOff", "EvaluateJob", "evaluate", "evaluate_quietly"]
 
 _KINDS = (TestBatchBegin, TestBatchEnd)
 _IN_FLIGHT = 16
+_PATIENCE_S = 2.0
+
+
+@final
+class CalledOff:
+    """Whether a batch of an evaluation isn't waited for any more, because of a stop.
+
+    A stop ends an evaluation `alone` at once. Inside `fit` it lets the validation finish with
+    batches at hand, and calls off the wait for one that doesn't come: at once if it leaves out
+    validation, and else after two seconds, in case a source is slow.
+    """
+
+    def __init__(self, engine: Engine, *, alone: bool) -> None:
+        self._engine = engine
+        self._alone = alone
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        """Notes that another wait begins."""
+        self._since = None
+
+    def __call__(self) -> bool:
+        """Looked at again and again during a wait."""
+        stops = self._engine.stops
+        if not stops:
+            return False
+        if self._alone or not all(stop.validate for stop in stops):
+            return True
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since > _PATIENCE_S
 
 
 def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
@@ -31,14 +63,15 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     Args:
         engine: The live run.
         feed: The data.
-        alone: Whether a stop ends it; inside `fit` validation is finished first.
+        alone: Whether a stop ends it; inside `fit` validation is finished first, unless its
+            source stalls (see `CalledOff`).
 
     Returns:
-        The means over all examples.
+        The means over all examples; none of a validation that was called off.
     """
     publisher = engine.publisher
     engine.stop_evaluation = False
-    engine.called_off = lambda: alone and engine.stopping
+    engine.called_off = called_off = CalledOff(engine, alone=alone)
     engine.activity = "in a handler of TestBegin"
     publisher.barrier(TestBegin())
     engine.boundary()
@@ -54,7 +87,8 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
 
     batches = feed.epoch()
     index = 0
-    while not engine.called_off():
+    while not (alone and engine.stopping):
+        called_off.begin()
         engine.activity = "waiting for a batch to evaluate"
         item = next(batches, None)
         if item is None:
@@ -76,6 +110,8 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     if pipeline is not None:
         logs = pipeline.logs()
         engine.pipeline = None
+    if feed.called_off and not alone:
+        logs = {}
     engine.activity = "in a handler of TestEnd"
     publisher.barrier(TestEnd(logs=logs))
     return logs
@@ -113,6 +149,7 @@ class EvaluateJob:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self.feeds = (feed,)
         self.steps = feed.steps
 
     def main(self, engine: Engine) -> dict[str, float]:

@@ -29,6 +29,7 @@ class Feed:
     Attributes:
         may_block: Whether a batch can be long in coming.
         exhausted: Whether nothing is left, and nothing more will come.
+        called_off: Whether the last epoch ended because a batch wasn't waited for any more.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Feed:
         self._any = False
         self._warned = False
         self.exhausted = False
+        self.called_off = False
         self.steps = source.steps if steps is None else steps
         self.may_block = source.may_block
 
@@ -71,6 +73,7 @@ class Feed:
         Raises:
             DataError: There never was one; or there is none, and each epoch needs one.
         """
+        self.called_off = False
         whole = self._limit is None and self._source.restarts
         if (self._anew or whole) and self._peeked is None:
             self._drop()
@@ -83,6 +86,7 @@ class Feed:
                 if batch is None and self._limit is not None and self._source.restarts:
                     batch = self._next()
             except Interrupted:
+                self.called_off = True
                 return
             if batch is None:
                 if self._limit is not None:
@@ -107,6 +111,11 @@ class Feed:
         if not self._source.restarts:
             return None
         return Feed(self._argument, self._source, self._limit, anew=True)
+
+    def close(self) -> None:
+        """Lets go of what it reads from, at the end; raises what closing that raised."""
+        self._peeked = None
+        self._drop()
 
     def _look(self) -> bool:
         """Whether there is a next batch; waits for it."""

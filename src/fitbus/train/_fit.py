@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -22,7 +23,7 @@ from fitbus.events import (
     TrainEnd,
 )
 from fitbus.train._engine import Engine
-from fitbus.train._evaluate import evaluate, evaluate_quietly
+from fitbus.train._evaluate import CalledOff, evaluate, evaluate_quietly
 from fitbus.train._feed import Feed
 from fitbus.train._history import History
 from fitbus.train._metrics import MetricsLayout
@@ -47,6 +48,7 @@ class FitJob:
     Attributes:
         epochs: The number of the last epoch, counted from 1.
         history: The logs so far.
+        feeds: What is closed at its end.
         checks: Called with the names that logs will have, before the first step.
     """
 
@@ -63,6 +65,7 @@ class FitJob:
         verbose: int = 0,
     ) -> None:
         self._feed = feed
+        self.feeds = (feed,) if validation is None else (feed, validation)
         self.epochs = epochs
         self._initial_epoch = initial_epoch
         self._validation = validation
@@ -148,11 +151,15 @@ class FitJob:
                 "the validation data can be gone through only once; give a list, or a function"
                 " that returns a new iterator",
             )
-        before, engine.called_off = engine.called_off, lambda: False
+        before, engine.called_off = engine.called_off, CalledOff(engine, alone=False)
         try:
-            return evaluate_quietly(engine.steps, engine.state, feed.epoch())
+            with contextlib.closing(feed):
+                logs = evaluate_quietly(engine.steps, engine.state, feed.epoch())
         finally:
             engine.called_off = before
+        if feed.called_off:
+            raise ControlRejectedError(Evaluate(), "a stop came while the validation data stalled")
+        return logs
 
     def _epoch(self, engine: Engine, epoch: int) -> None:
         publisher = engine.publisher

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol, final
 
 from fitbus.bus import SubscriptionStatistics
 from fitbus.train._engine import Engine
+from fitbus.train._feed import Feed
 
 __all__ = ["Job", "RunStatistics"]
 
@@ -17,6 +19,11 @@ class Job(Protocol):
     @property
     def kind(self) -> str:
         """The first part of its id."""
+        ...
+
+    @property
+    def feeds(self) -> Sequence[Feed]:
+        """What it reads from, to be closed at its end."""
         ...
 
     def main(self, engine: Engine) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, Self, final
 
@@ -62,9 +63,13 @@ class Nested:
         trainer, job = self._trainer, self._job
         attached = list(callbacks)
         if not attached:
-            if isinstance(job, EvaluateJob):
-                return lambda: evaluate_quietly(trainer.steps, state, self._feed.epoch())
-            return lambda: predict_quietly(trainer.steps, state, self._feed.epoch())
+            quietly = evaluate_quietly if isinstance(job, EvaluateJob) else predict_quietly
+
+            def work() -> Any:
+                with contextlib.closing(self._feed):
+                    return quietly(trainer.steps, state, self._feed.epoch())
+
+            return work
         from fitbus.train._run import Run  # a run may hold nested ones, and they are runs
 
         id = trainer.bus.runs.new_id(job.kind)
@@ -82,7 +87,8 @@ class Nested:
             )
             run.driver.lead(engine)
             try:
-                result = job.main(engine)
+                with contextlib.closing(self._feed):
+                    result = job.main(engine)
             finally:
                 engine.publisher.close()
             engine.publisher.failures.check()

@@ -20,7 +20,7 @@ class Pulled(Protocol):
         ...
 
     def close(self) -> None:
-        """Asks for no more."""
+        """Asks for no more; raises what closing the iterator raised."""
         ...
 
 

@@ -47,6 +47,7 @@ class PredictJob:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
+        self.feeds = (feed,)
         self.steps = feed.steps
 
     def main(self, engine: Engine) -> Any:

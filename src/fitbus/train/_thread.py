@@ -7,11 +7,12 @@ from typing import Any
 
 from fitbus.errors import RunCancelledError, ThreadStuckError
 from fitbus.events import EndReason
+from fitbus.train._closing import close_data
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job
 
-__all__ = ["carried_out", "how_it_ended"]
+__all__ = ["carried_out", "how_it_ended", "note_on"]
 
 
 def carried_out(
@@ -32,6 +33,7 @@ def carried_out(
                     engine.settle()
                 engine.pipeline = None
             engine.ending = True
+            error = close_data(job, engine, error)
             job.end(engine, *how_it_ended(engine, error))
             engine.publisher.close()
             if error is None:
@@ -52,3 +54,14 @@ def how_it_ended(engine: Engine, error: BaseException | None) -> tuple[EndReason
     if isinstance(error, ThreadStuckError) or not isinstance(error, Exception):
         return "cancelled", repr(error)
     return "failed", f"{type(error).__name__}: {error}"
+
+
+def note_on(error: BaseException, own: BaseException | None) -> None:
+    """Notes on the error that leaves a run's block what the run raised itself."""
+    if own is None or own is error:
+        return
+    if isinstance(own, RunCancelledError):
+        for note in getattr(own, "__notes__", ()):  # what failed while it was cancelled
+            error.add_note(note)
+    else:
+        error.add_note(f"fitbus: the run also raised {type(own).__name__}: {own}")
