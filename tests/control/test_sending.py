@@ -85,7 +85,7 @@ def test_what_the_codec_did_not_know_is_refused_with_what_there_is() -> None:
     """The tag decodes to an `UnknownEvent`: nothing says whether it was meant as a control."""
     decoded = Codec().from_json(b'{"type": "Bogus", "value": 1}')
     for unknown in (decoded, UnknownControl("Bogus", {"value": 1})):
-        error = refusal(lambda unknown=unknown: Inbox().post(unknown))  # type: ignore[misc,arg-type]
+        error = refusal(lambda unknown=unknown: Inbox().post(unknown))  # type: ignore[misc]
         assert error.argument == "control"
         assert error.allowed == (
             f"no control is called 'Bogus'; {KNOWN} one of your own has to be given to the Codec"

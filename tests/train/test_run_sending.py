@@ -24,7 +24,7 @@ from fitbus import (
     SetLearningRate,
     UpdateState,
 )
-from fitbus.control import Rejected
+from fitbus.control import Receipt, Rejected
 from fitbus.errors import ControlRejectedError, InvalidArgumentError, ThreadStuckError
 from fitbus.testing import EventRecorder, Gate, toy_problem
 
@@ -155,7 +155,7 @@ async def test_a_control_of_a_hook_that_is_rejected_is_logged_once_a_run(
 
 async def test_receipts_of_a_run_that_fails_are_settled(trainer: fitbus.Trainer) -> None:
     """Those of controls that came in while it was failing among them."""
-    receipts = []
+    receipts: list[Receipt] = []
 
     def fail(event: fitbus.BatchEnd) -> None:
         receipts.extend(run.post(SetLearningRate(0.1 * (n + 1))) for n in range(3))
