@@ -48,17 +48,16 @@ class ModelView(View):
 
     @property
     def stop_training(self) -> bool:
-        """Whether a stop was asked for. Setting True sends `StopTraining`; False is refused."""
+        """Whether a stop was asked for. Setting True sends `StopTraining`, False nothing.
+
+        A stop that was asked for, by whomever, isn't taken back.
+        """
         return self._run.stopping
 
     @stop_training.setter
     def stop_training(self, stop: bool) -> None:
         if stop:
             self._post(StopTraining(f"stop_training was set by {self._source}"))
-        elif self.stop_training:
-            raise InvalidArgumentError(
-                "stop_training", stop, "a stop that was asked for isn't taken back"
-            )
 
     # What belongs to waiting `def` hooks.
 
@@ -194,7 +193,7 @@ class ModelView(View):
             raise WrongThreadError(
                 f"model.{what} belongs to waiting `def` hooks; elsewhere use"
                 " `await run.snapshot()`, `run.predict`, `run.evaluate`, and controls to change"
-                " things"
+                " things, such as SetLearningRate"
             )
         return engine
 
@@ -236,9 +235,10 @@ class OptimizerView(View):
     def learning_rate(self) -> float:
         """The learning rate in the optimizer's state.
 
-        Setting it acts at once in a waiting `def` hook, elsewhere at the next step boundary.
+        Setting it acts at once; in a hook of a notice, such as `ControlApplied`, at the boundary.
 
         Raises:
+            WrongThreadError: Not in a waiting `def` hook: there, return `SetLearningRate(value)`.
             AttributeError: The optimizer keeps none in its state.
             InvalidArgumentError: What it is set to is no finite number of at least 0.
         """
@@ -252,6 +252,7 @@ class OptimizerView(View):
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
+        self._engine("optimizer.learning_rate")
         self._post_now(SetLearningRate(value))
 
     @property
