@@ -40,7 +40,6 @@ from fitbus import (
     TestEnd,
     TrainBegin,
     TrainState,
-    UnknownControl,
     UpdateState,
 )
 from fitbus.errors import ControlRejectedError
@@ -193,12 +192,6 @@ async def test_a_control_of_ones_own_is_applied_as_the_task_says(
                 " (the task's own controls: Halve)"
             ),
         ),
-        (
-            UnknownControl("other.Freeze", {"layer": 1}),
-            (
-                "this task doesn't say how to apply it; give `controls={UnknownControl: function}`"
-                " (the task's own controls: Halve)"
-            ),
         ),
         (
             SaveCheckpoint("best"),
