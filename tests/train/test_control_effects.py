@@ -192,7 +192,6 @@ async def test_a_control_of_ones_own_is_applied_as_the_task_says(
                 " (the task's own controls: Halve)"
             ),
         ),
-        ),
         (
             SaveCheckpoint("best"),
             "checkpoints can't be kept by this version; copy the state with `await run.snapshot()`",
