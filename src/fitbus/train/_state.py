@@ -156,9 +156,9 @@ def check_same(who: str, old: Any, new: Any) -> None:
     old_leaves, old_tree = jax.tree_util.tree_flatten_with_path(old)
     new_leaves, new_tree = jax.tree_util.tree_flatten_with_path(new)
     if old_tree != new_tree:
-        path, was, now = first_difference(old, new) or ("", str(old_tree), str(new_tree))
+        place, had, has = first_difference(old, new) or ("", str(old_tree), str(new_tree))
         raise InvalidArgumentError(
-            f"the state from {who}, at {path}", now, f"keep its structure, which has {was} there"
+            f"the state from {who}, at {place}", has, f"keep its structure, which has {had} there"
         )
     for (path, was), (_, now) in zip(old_leaves, new_leaves, strict=True):
         before, after = jax.typeof(was), jax.typeof(now)
