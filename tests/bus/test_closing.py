@@ -8,10 +8,19 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from fitbus import Bus, EpochEnd, Event, StopTraining, Subscription
+from fitbus import (
+    Bus,
+    EpochEnd,
+    Event,
+    HandlerFailed,
+    StopTraining,
+    Subscription,
+    TrainEnd,
+    Trainer,
+)
 from fitbus.bus import DeliveryReport, Options, Overflow
 from fitbus.errors import BusClosedError
-from fitbus.testing import EventRecorder, Gate
+from fitbus.testing import EventRecorder, Gate, toy_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -320,3 +329,28 @@ async def test_closing_frees_a_thread_that_stands_still_for_a_handler() -> None:
         assert report.by_name["hangs"].delivered == 1
         assert report.errors == ()
         assert [*publisher.boundary()] == [StopTraining("late")]
+
+
+async def test_who_fails_while_the_run_is_drained_is_told_of() -> None:
+    """By `HandlerFailed`, as at any other time, to concurrent handlers and to streams."""
+    problem = toy_problem(64, 4)
+    trainer = Trainer(problem.task, problem.params)
+    gate, told = Gate(), EventRecorder()
+
+    async def fails_late(event: EpochEnd) -> None:
+        await gate.pass_async()
+        raise ZeroDivisionError(f"in epoch {event.epoch}")
+
+    run = trainer.run(problem.x, problem.y, epochs=3)
+    run.add(fails_late, EpochEnd, wait=False, on_error="log")
+    run.add(told, HandlerFailed, wait=False)
+    async with run.subscribe(HandlerFailed, TrainEnd) as stream, run:
+        assert isinstance(await anext(stream), TrainEnd)  # only then do they fail
+        gate.open()
+        await run.wait()
+        streamed = [event async for event in stream]
+    errors = [f"ZeroDivisionError: in epoch {epoch}" for epoch in range(3)]
+    assert [event.error for event in told.of(HandlerFailed)] == errors
+    assert streamed == told.of(HandlerFailed)
+    assert run.report is not None
+    assert len(run.report.errors) == 3

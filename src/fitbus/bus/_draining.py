@@ -38,16 +38,11 @@ async def drained(
         drain_s: Seconds at the most.
     """
     started = time.perf_counter()
-    marks: list[Mark] = []
-    for subscription in subscriptions:
-        if bus.hosting.hosts_subscription(subscription):
-            mark = Mark()
-            subscription.put_marker(mark)
-            marks.append(mark)
-    bus.wakeup.flush()
     with anyio.move_on_after(drain_s):
-        for mark in marks:
-            await mark.wait()
+        known = -1
+        while known < (errors := sum(len(p.failures.notes) for p in publishers)):
+            known = errors  # of each, others are told
+            await _caught_up(bus, subscriptions)
     entries = {s.order: s.report() for s in subscriptions}
     for publisher in publishers:
         entries.update(publisher.retired)
@@ -56,6 +51,18 @@ async def drained(
         seconds=time.perf_counter() - started,
         errors=tuple(note for publisher in publishers for note in publisher.failures.notes),
     )
+
+
+async def _caught_up(bus: Bus, subscriptions: Sequence[Subscription[Any]]) -> None:
+    marks: list[Mark] = []
+    for subscription in subscriptions:
+        if bus.hosting.hosts_subscription(subscription):
+            mark = Mark()
+            subscription.put_marker(mark)
+            marks.append(mark)
+    bus.wakeup.flush()
+    for mark in marks:
+        await mark.wait()
 
 
 def finish(subscription: Subscription[Any]) -> None:

@@ -17,7 +17,7 @@ from fitbus.bus._standing import Standstill
 from fitbus.bus._tail import Tail
 from fitbus.control import Control, Inbox, Receipt
 from fitbus.errors import RunCancelledError
-from fitbus.events import Event
+from fitbus.events import Event, HandlerFailed
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
@@ -108,13 +108,14 @@ class Publisher:
 
         Waiting handlers aren't waited for: those on the loop are called there, `def` ones in the
         training thread at its next boundary. Costs well under a microsecond and a mailbox each.
-        Never raises for the state of loop or bus: after `close` the event is lost.
+        Never raises for the state of loop or bus: after `close` the event is lost, unless it tells
+        of a handler that failed while the run was drained.
         """
         if self.desk.left:
             self.desk.decide()
         errors: _Errors = []
         with self.lock:
-            if self.closed:
+            if self.closed and not (type(event) is HandlerFailed and self.bus.runs.has(self)):
                 return
             route = self._routes.of_event(event)
             event = self._deliver(event, route, errors)
@@ -254,10 +255,7 @@ class Publisher:
         self.run_deferred()
         self.desk.close(why)
         self.run_deferred()
-        with self.lock:
-            self.closed = True
-            self._deferred.clear()
-        self.flush()
+        self.abandon()
 
     def abandon(self) -> None:
         """The same from another thread, when the training thread is stuck: nothing is called."""
