@@ -20,7 +20,7 @@ from _harness import Row, interleaved, parser, ratios, run_on, show
 
 import fitbus
 
-# (width, batch size, steps): about 0.1, 0.3, 1 and 5 ms a step on two cores.
+# (width, batch size, steps) by how long a step takes, about, on two CPU cores.
 SIZES = {
     "0.1 ms": (16, 32, 4000),
     "0.3 ms": (128, 64, 1500),
@@ -189,7 +189,7 @@ def main() -> None:
 
         reading = "bare, reading the loss"
         show(
-            f"overhead, a step of about {size}",
+            f"overhead on {jax.devices()[0].device_kind}, width {width}, batches of {batch}",
             [
                 Row.of("bare, a step", step_ms, "ms"),
                 row("best by hand", "bare", None),
