@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, final, get_args
 
@@ -28,6 +28,7 @@ from fitbus.train._feed import Feed
 from fitbus.train._history import History
 from fitbus.train._metrics import MetricsLayout
 from fitbus.train._pipeline import Pipeline
+from fitbus.train._source import HostBatch
 from fitbus.train._steps import zeros
 from fitbus.train._task import Batch
 
@@ -154,12 +155,9 @@ class FitJob:
         before, engine.called_off = engine.called_off, CalledOff(engine, alone=False)
         try:
             with contextlib.closing(feed):
-                logs = evaluate_quietly(engine.steps, engine.state, feed.epoch())
+                return evaluate_quietly(engine.steps, engine.state, _all_of(feed))
         finally:
             engine.called_off = before
-        if feed.called_off:
-            raise ControlRejectedError(Evaluate(), "a stop came while the validation data stalled")
-        return logs
 
     def _epoch(self, engine: Engine, epoch: int) -> None:
         publisher = engine.publisher
@@ -231,6 +229,12 @@ class FitJob:
         if isinstance(self._validation_freq, int):
             return (epoch + 1) % self._validation_freq == 0
         return epoch + 1 in self._validation_freq
+
+
+def _all_of(feed: Feed) -> Iterator[HostBatch]:
+    yield from feed.epoch()
+    if feed.called_off:
+        raise ControlRejectedError(Evaluate(), "a stop came while the validation data stalled")
 
 
 def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
