@@ -15,6 +15,7 @@ from msgspec.structs import force_setattr
 from fitbus.errors import InvalidArgumentError
 
 __all__ = [
+    "check_envelope",
     "check_text",
     "check_timeout",
     "plain_logs",
@@ -76,6 +77,15 @@ def set_whole(message: object, name: str, *, least: int = 0) -> None:
     set_field(message, name, value)
 
 
+def check_envelope(event: Any) -> None:
+    """Checks what the publisher will write: an event may be made with it, as the codec does."""
+    check_text(event, "run")
+    set_whole(event, "seq", least=-1)
+    set_finite(event, "time")
+    set_whole(event, "step")
+    set_whole(event, "epoch")
+
+
 def check_text(message: object, *names: str) -> None:
     """Refuses fields that are no text."""
     for name in names:
@@ -117,8 +127,13 @@ def plain_logs(message: object, name: str) -> None:
 
 
 def plain_result(value: object) -> object:
-    """Makes what applying a control returned fit for a message: numbers, text, and maps of them."""
+    """Makes what applying a control returned fit for a message.
+
+    Numbers and texts, and maps and lists of them; of anything else its `repr`.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain_result(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_result(item) for item in value]
     value = plain_number(value)
     return value if isinstance(value, str | int | float | bool | None) else repr(value)

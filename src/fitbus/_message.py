@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, dataclass_transform
+from collections.abc import Callable
+from typing import Any, ClassVar, dataclass_transform
 
 from msgspec import StructMeta
+
+from fitbus._checks import check_envelope
+from fitbus._fields import with_checks
 
 __all__ = ["KeywordMessageMeta", "MessageMeta", "tag_of"]
 
@@ -14,7 +18,13 @@ _OWN = ("fitbus.events.", "fitbus.control.")
 
 
 class MessageMeta(StructMeta):
-    """Makes every subclass a frozen struct with a tag of its own, without asking its author to."""
+    """Makes every subclass a frozen struct with a tag of its own, without asking its author to.
+
+    Fields of a user's type are checked by their annotations; fitbus' own types, of which some are
+    made for every step, check theirs by hand.
+    """
+
+    check_base: ClassVar[Callable[[Any], object] | None] = None
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any
@@ -25,12 +35,18 @@ class MessageMeta(StructMeta):
         config.setdefault("tag", name if own else f"{module}.{namespace['__qualname__']}")
         config.setdefault("tag_field", "type")
         config.setdefault("frozen", True)
-        return super().__new__(mcls, name, bases, namespace, **config)
+        made = None if own else with_checks(namespace, mcls.check_base)
+        kind = super().__new__(mcls, name, bases, namespace, **config)
+        if made is not None:
+            made(kind)
+        return kind
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class KeywordMessageMeta(MessageMeta):
-    """The same for types whose fields are given by keyword only."""
+    """The same for types whose fields are given by keyword only: events."""
+
+    check_base: ClassVar[Callable[[Any], object] | None] = staticmethod(check_envelope)
 
     def __new__(
         mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any

@@ -115,6 +115,20 @@ REJECTED: dict[str, Any] = {**APPLIED, "why": "w"}
         (Lagged, {**LAGGED, "count": 0}, "count", 0, "give a whole number of at least 1"),
         (Lagged, {**LAGGED, "first_seq": -1}, "first_seq", -1, NUMBER),
         (Lagged, {**LAGGED, "last_seq": 0.5}, "last_seq", 0.5, NUMBER),
+        (EpochBegin, {"run": 3}, "run", 3, "give a text"),
+        (EpochEnd, {"seq": -5}, "seq", -5, ANY_NUMBER),
+        (TestBatchEnd, {**LOGS, "batch": 0, "step": "x"}, "step", "x", NUMBER),
+        (BatchBegin, {"batch": 0, "epoch": -1}, "epoch", -1, NUMBER),
+        (
+            BatchEnd,
+            {**LOGS, "batch": 0, "time": math.nan},
+            "time",
+            math.nan,
+            "give a finite number",
+        ),
+        (Lagged, {**LAGGED, "seq": 0.5}, "seq", 0.5, ANY_NUMBER),
+        (Sampled, {"path": "p", "seq": -5}, "seq", -5, ANY_NUMBER),
+        (Urgent, {"path": "p", "step": True}, "step", True, "expected `int`, got `bool`"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(
@@ -143,6 +157,24 @@ def test_scalars_of_numpy_and_jax_become_plain_numbers() -> None:
     assert {type(v) for v in (*event.logs.values(), *event.batch_logs.values())} == {float}
 
 
+@pytest.mark.parametrize("kind", [EpochEnd, BatchBegin, BatchEnd, Lagged, Sampled])
+def test_scalars_in_the_envelope_become_plain_numbers(kind: type[Event]) -> None:
+    values: dict[Any, dict[str, Any]] = {
+        BatchBegin: {"batch": 0},
+        BatchEnd: {**LOGS, "batch": 0},
+        Lagged: LAGGED,
+        Sampled: {"path": "p"},
+    }
+    envelope: dict[str, Any] = {
+        "seq": np.int32(-1),
+        "time": np.float32(0),
+        "step": np.int64(0),
+        "epoch": jnp.int32(3),
+    }
+    event = kind(**{**envelope, **values.get(kind, {})})
+    assert [repr(getattr(event, name)) for name in envelope] == ["-1", "0.0", "0", "3"]
+
+
 def test_logs_that_are_plain_already_are_not_copied() -> None:
     logs = {"loss": 0.5}
     assert EpochEnd(logs=logs).logs is logs
@@ -156,9 +188,20 @@ def test_nonfinite_logs_are_allowed() -> None:
 
 def test_the_result_of_a_control_becomes_plain() -> None:
     event = ControlApplied(
-        **APPLIED, result={"val_loss": np.float32(0.5), "path": "p", "odd": {1: object}}
+        **APPLIED,
+        result={
+            "val_loss": np.float32(0.5),
+            "path": "p",
+            "odd": {1: object},
+            "losses": (np.float32(0.5), 2, None, ["p", object]),
+        },
     )
-    assert event.result == {"val_loss": 0.5, "path": "p", "odd": {"1": repr(object)}}
+    assert event.result == {
+        "val_loss": 0.5,
+        "path": "p",
+        "odd": {"1": repr(object)},
+        "losses": [0.5, 2, None, ["p", repr(object)]],
+    }
 
 
 @pytest.mark.parametrize("kind", [EpochBegin, EpochEnd, Sampled])

@@ -45,6 +45,9 @@ class Control(msgspec.Struct, metaclass=_ControlMeta, frozen=True):
     >>> Freeze("encoder")
     Freeze(layer='encoder')
 
+    Values are checked by the annotations when it is constructed, and NumPy's scalars made plain
+    numbers; a `__post_init__` of its own, for narrower checks, is called after that.
+
     Attributes:
         crosses_processes: Whether the codec can carry it.
     """

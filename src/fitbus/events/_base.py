@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from fitbus._checks import check_envelope
 from fitbus._message import KeywordMessageMeta
 
 __all__ = ["Event", "UnknownEvent"]
@@ -20,6 +21,10 @@ class Event(msgspec.Struct, metaclass=KeywordMessageMeta, frozen=True, kw_only=T
     ...     path: str
     >>> SampleDrawn(path="epoch-3.png").path
     'epoch-3.png'
+
+    Values are checked by the annotations when it is constructed, and NumPy's scalars made plain
+    numbers; a `__post_init__` of its own is called after that. Instances of classes are kept as
+    they are; what msgspec can't check (annotations that can't be resolved, odd unions) is let be.
 
     Its tag, under which the codec knows it, is its module and name. In a script that is `__main__`,
     which another process can't tell: give it one there, `class SampleDrawn(Event, tag="sample")`.
@@ -40,6 +45,14 @@ class Event(msgspec.Struct, metaclass=KeywordMessageMeta, frozen=True, kw_only=T
     epoch: int = 0
 
     batch_level: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Checks the envelope; each type checks its own fields.
+
+        It is left out of nearly all that are made. `_lifecycle` sees to it that this costs next to
+        nothing for those of every step.
+        """
+        check_envelope(self)
 
 
 class UnknownEvent(Event):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, final, get_args
 
 import msgspec
 
-from fitbus._checks import check_text, plain_logs, set_whole
+from fitbus._checks import check_envelope, check_text, plain_logs, set_whole
 from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events._base import Event
 
@@ -32,6 +32,11 @@ __all__ = [
 EndReason = Literal["completed", "stopped", "cancelled", "failed"]
 
 
+# Of events of every step the envelope is compared with its defaults by identity, in place: the
+# publisher fills it in, and calls would make them a good deal dearer.
+_RUN, _SEQ, _TIME, _STEP, _EPOCH = Event.__struct_defaults__
+
+
 class _Batch(Event):
     """Has the index of a batch."""
 
@@ -40,7 +45,16 @@ class _Batch(Event):
     batch_level: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        set_whole(self, "batch")
+        if not (
+            self.run is _RUN
+            and self.seq is _SEQ
+            and self.time is _TIME
+            and self.step is _STEP
+            and self.epoch is _EPOCH
+        ):
+            check_envelope(self)
+        if type(self.batch) is not int or self.batch < 0:
+            set_whole(self, "batch")
 
 
 class _BatchLogs(Event):
@@ -53,7 +67,16 @@ class _BatchLogs(Event):
     batch_level: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        set_whole(self, "batch")
+        if not (
+            self.run is _RUN
+            and self.seq is _SEQ
+            and self.time is _TIME
+            and self.step is _STEP
+            and self.epoch is _EPOCH
+        ):
+            check_envelope(self)
+        if type(self.batch) is not int or self.batch < 0:
+            set_whole(self, "batch")
         plain_logs(self, "logs")
         plain_logs(self, "batch_logs")
 
@@ -64,6 +87,7 @@ class _Logs(Event):
     logs: dict[str, float] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         plain_logs(self, "logs")
 
 
@@ -82,6 +106,7 @@ class TrainBegin(Event):
     initial_epoch: int = 0
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         set_whole(self, "epochs")
         set_whole(self, "initial_epoch")
         if self.steps_per_epoch is not None:
@@ -104,6 +129,7 @@ class TrainEnd(_Logs):
     source: str = ""
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         plain_logs(self, "logs")
         if self.reason not in get_args(EndReason):
             raise InvalidArgumentError("TrainEnd.reason", self.reason, one_of(get_args(EndReason)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
-from fitbus._checks import check_text, plain_result, set_field, set_whole
+from fitbus._checks import check_envelope, check_text, plain_result, set_field, set_whole
 from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.events._base import Event
@@ -37,6 +37,7 @@ class ControlApplied(Event):
     result: Any = None
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         _check_acknowledgement(self)
         set_field(self, "result", plain_result(self.result))
 
@@ -58,6 +59,7 @@ class ControlRejected(Event):
     why: str
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         _check_acknowledgement(self)
         check_text(self, "why")
 
@@ -73,6 +75,7 @@ class RunPaused(Event):
     source: str = ""
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         check_text(self, "source")
 
 
@@ -87,6 +90,7 @@ class RunResumed(Event):
     source: str = ""
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         check_text(self, "source")
 
 
@@ -103,6 +107,7 @@ class CheckpointSaved(Event):
     tag: str = ""
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         check_text(self, "path", "tag")
 
 
@@ -121,6 +126,7 @@ class HandlerFailed(Event):
     event_seq: int
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         check_text(self, "subscriber", "error")
         set_whole(self, "event_seq", least=-1)
 
@@ -143,6 +149,7 @@ class Lagged(Event):
     last_seq: int
 
     def __post_init__(self) -> None:
+        check_envelope(self)
         check_text(self, "subscriber")
         set_whole(self, "count", least=1)
         set_whole(self, "first_seq")
