@@ -161,7 +161,8 @@ async def test_targets_that_the_loss_misses(data: Any) -> None:
 # Tasks of one's own.
 
 PAIR = "return a pair (new state, metrics)"
-SCALAR = "return a scalar, a pair (value, weight), or a Fold"
+SCALAR = "return a scalar, a pair (value, weight), or a fitbus.train.Fold"
+TRIPLE = (ZEROS, lambda kept, value: kept, lambda kept: kept.sum())
 
 
 def own(**methods: Any) -> Trainer:
@@ -184,6 +185,24 @@ def returning(value: Callable[[TrainState, Any], Any]) -> Any:
         (lambda s, b: (s, {"l": b.x}), "the metric 'l' of train_step", SCALAR),
         (lambda s, b: (s, {"l": None}), "the metric 'l' of train_step", SCALAR),
         (lambda s, b: (s, {"l": (1.0, 2.0, 3.0)}), "the metric 'l' of train_step", SCALAR),
+        (
+            lambda s, b: (s, {"l": {"a": 1.0}}),
+            "the metric 'l' of train_step",
+            "found {'a': 1.0}; " + SCALAR,
+        ),
+        (
+            lambda s, b: (s, {"l": [1.0, 2.0]}),
+            "the metric 'l' of train_step",
+            f"found [1.0, 2.0]; {SCALAR}",
+        ),
+        (lambda s, b: (s, {"l": (1.0,)}), "the metric 'l' of train_step", SCALAR),
+        (lambda s, b: (s, {"l": "low"}), "the metric 'l' of train_step", f"found 'low'; {SCALAR}"),
+        (lambda s, b: (s, {"l": ((1.0, 2.0), 1.0)}), "the metric 'l' of train_step", SCALAR),
+        (
+            lambda s, b: (s, {"l": TRIPLE}),
+            "the metric 'l' of train_step",
+            "with the three functions: fitbus.train.Fold(value, init, update, result)",
+        ),
         (
             lambda s, b: (dataclasses.replace(s, params={"w": jnp.zeros(2)}), {"l": 1.0}),
             "the state from train_step, leaf .params['w']",

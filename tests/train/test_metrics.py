@@ -108,7 +108,7 @@ async def test_a_batchs_own_values_are_those_of_the_step() -> None:
     ends = await told(values, [1, 2, 0, 1])
     own = [end.batch_logs for end in ends]
     single = np.array(values, np.float32).tolist()
-    assert [logs["weighted"] for logs in own] == single
+    np.testing.assert_array_equal([logs["weighted"] for logs in own], [*single[:2], math.nan, 7])
     assert [logs["plain"] for logs in own] == single
     assert [logs["most"] for logs in own] == single
     assert [logs["whole"] for logs in own] == [1, 0, 1, 1]
@@ -152,10 +152,17 @@ async def test_logs_are_plain_floats_sorted_by_name_with_a_prefix_for_validation
     )
 
 
-async def test_zero_weights_only_make_zero_and_no_nan() -> None:
-    ends = await told([5, 6], [0, 0])
-    assert column(ends, "weighted").tolist() == [0, 0]
-    assert column(ends, "plain").tolist() == [5, 5.5]
+@pytest.mark.parametrize("debug", [False, True])
+async def test_where_all_weights_are_zero_there_is_no_mean(debug: bool) -> None:
+    """NaN, which is never the best one; also under a mode of JAX that lets no NaN be computed."""
+    with jax.debug_nans(debug):
+        ends = await told([5, 6, 7], [0, 0, 2])
+    own = [end.batch_logs["weighted"] for end in ends]
+    np.testing.assert_array_equal(own, [math.nan, math.nan, 7])
+    np.testing.assert_array_equal(column(ends, "weighted"), [math.nan, math.nan, 7])
+    np.testing.assert_array_equal(column(ends, "again"), [math.nan, math.nan, 14])
+    assert column(ends, "plain").tolist() == [5, 5.5, 6]
+    assert column(ends, "most").tolist() == [5, 6, 7]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

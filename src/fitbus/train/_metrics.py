@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -13,7 +14,7 @@ import numpy as np
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._context import fetched
 
-__all__ = ["Fold", "MetricsLayout"]
+__all__ = ["Fold", "MetricsLayout", "check_metrics"]
 
 
 @final
@@ -50,7 +51,9 @@ class MetricsLayout:
 
     Running means are summed on the device, compensated (W. Kahan, "Further remarks on reducing
     truncation errors", CACM 8, 1965), so they are the same whoever listens, don't drift over
-    millions of batches, and nothing is read from the device where nobody listens.
+    millions of batches, and nothing is read from the device where nobody listens. Where the weights
+    sum up to 0, of a batch or of all so far, there is no mean: it is NaN in the logs, and only
+    there, so that it is never the best one.
 
     Args:
         who: The function whose metrics they are, for messages.
@@ -61,27 +64,17 @@ class MetricsLayout:
     """
 
     def __init__(self, who: str, metrics: Any) -> None:
-        if not isinstance(metrics, Mapping) or not metrics:
-            raise InvalidArgumentError(
-                f"the metrics of {who}", metrics, "return a dict of names to scalars"
-            )
-        for name in metrics:
-            if not isinstance(name, str):
-                raise InvalidArgumentError(f"the metrics of {who}", name, "give texts as names")
+        check_metrics(who, metrics)
         self._who = who
         self.names: tuple[str, ...] = tuple(sorted(metrics))
         self._means = tuple(n for n in self.names if not isinstance(metrics[n], Fold))
         self._folds = tuple(n for n in self.names if isinstance(metrics[n], Fold))
+        self._weighted = tuple(n for n in self._means if isinstance(metrics[n], tuple))
         for name in self._means:
             found = metrics[name]
             pair = found if isinstance(found, tuple) else (found, 1.0)
-            for part in pair:
-                if len(pair) != 2 or part is None or getattr(part, "shape", ()) != ():
-                    raise InvalidArgumentError(
-                        f"the metric {name!r} of {who}",
-                        found,
-                        "return a scalar, a pair (value, weight), or a Fold",
-                    )
+            if any(getattr(part, "shape", ()) != () for part in pair):
+                raise InvalidArgumentError(f"the metric {name!r} of {who}", found, _METRIC)
         floats = [
             part.dtype
             for part in jax.tree.leaves([metrics[n] for n in self._means])
@@ -101,6 +94,7 @@ class MetricsLayout:
         pairs = [m if isinstance(m, tuple) else (m, 1.0) for m in (metrics[n] for n in self._means)]
         now: dict[str, Any] = {}
         so_far: dict[str, Any] = {}
+        weights: list[Any] = []
         if pairs:
             value = jnp.stack([jnp.asarray(v, self.dtype) for v, _ in pairs])
             weight = jnp.stack([jnp.asarray(w, self.dtype) for _, w in pairs])
@@ -108,6 +102,8 @@ class MetricsLayout:
             count, count_error = _add(means[2], means[3], weight)
             means = jnp.stack([total, total_error, count, count_error])
             mean = total / jnp.where(count == 0, 1, count)
+            places = np.array([self._means.index(name) for name in self._weighted], int)
+            weights = [count[places], weight[places]]
             for place, name in enumerate(self._means):
                 now[name], so_far[name] = value[place], mean[place]
         kept = dict(kept)
@@ -123,7 +119,10 @@ class MetricsLayout:
                     "return a scalar",
                 )
         vector = [values[name] for values in (so_far, now) for name in self.names]
-        return (means, kept), jnp.stack([jnp.asarray(v, self.dtype) for v in vector])
+        # The weights go along, and it is the host that makes a NaN of none: one made here would
+        # stop a run under `jax_debug_nans`.
+        stacked = jnp.stack([jnp.asarray(v, self.dtype) for v in vector])
+        return (means, kept), jnp.concatenate([stacked, *weights])
 
     def _updated(self, name: str, fold: Fold, kept: Any) -> Any:
         new = fold.update(kept, fold.value)
@@ -141,9 +140,45 @@ class MetricsLayout:
         """The running values and the batch's own, as plain dicts. Waits for the device."""
         values: list[float] = fetched(vector).tolist()
         names = self.names
-        return dict(zip(names, values, strict=False)), dict(
-            zip(names, values[len(names) :], strict=True)
+        end = 2 * len(names)
+        logs = dict(zip(names, values, strict=False))
+        own = dict(zip(names, values[len(names) : end], strict=True))
+        if 0.0 in (weights := values[end:]):
+            for found, start in ((logs, 0), (own, len(self._weighted))):
+                for place, name in enumerate(self._weighted, start):
+                    if weights[place] == 0:
+                        found[name] = math.nan
+        return logs, own
+
+
+def check_metrics(who: str, metrics: Any) -> None:
+    """Refuses what can't be metrics. Called where a step is traced, too: JAX would say it worse."""
+    if not isinstance(metrics, Mapping) or not metrics:
+        raise InvalidArgumentError(
+            f"the metrics of {who}", metrics, "return a dict of names to scalars"
         )
+    for name, found in metrics.items():
+        if not isinstance(name, str):
+            raise InvalidArgumentError(f"the metrics of {who}", name, "give texts as names")
+        if isinstance(found, Fold):
+            continue
+        pair = found if isinstance(found, tuple) else (found, 1.0)
+        allowed = _METRIC
+        if len(pair) == 3 and all(map(callable, pair)):
+            allowed = (
+                "a task of one's own returns the batch's value with the three functions:"
+                " fitbus.train.Fold(value, init, update, result)"
+            )
+        elif len(pair) == 2 and all(map(_is_number, pair)):
+            continue
+        raise InvalidArgumentError(f"the metric {name!r} of {who}", found, allowed)
+
+
+_METRIC = "return a scalar, a pair (value, weight), or a fitbus.train.Fold"
+
+
+def _is_number(part: Any) -> bool:
+    return isinstance(part, int | float) or (hasattr(part, "shape") and hasattr(part, "dtype"))
 
 
 def _kind(leaf: Any) -> str:

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fitbus.errors import InvalidArgumentError
-from fitbus.train._metrics import MetricsLayout
+from fitbus.train._metrics import MetricsLayout, check_metrics
 from fitbus.train._state import TrainState, check_same, home_of, is_key, mesh_of
 from fitbus.train._task import Batch, Task
 
@@ -41,8 +41,21 @@ class Steps:
             raise InvalidArgumentError("task.pad", pad, "allowed are True, False")
         self.task = task
         self.pad = pad
-        self._train_step = jax.jit(lambda state, batch: task.train_step(state, batch), inline=True)  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
-        self._eval_step = jax.jit(lambda state, batch: task.eval_step(state, batch), inline=True)  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
+
+        # Functions of their own: no other trainer's trace is taken.
+        def train_step(state: TrainState, batch: Batch) -> Any:
+            found: Any = task.train_step(state, batch)
+            if isinstance(found, tuple) and len(found) == 2:
+                check_metrics("train_step", found[1])
+            return found
+
+        def eval_step(state: TrainState, batch: Batch) -> Any:
+            metrics = task.eval_step(state, batch)
+            check_metrics("eval_step", metrics)
+            return metrics
+
+        self._train_step = jax.jit(train_step, inline=True)
+        self._eval_step = jax.jit(eval_step, inline=True)
         self.predict = jax.jit(lambda state, batch: task.predict_step(state, batch))  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
         self._train: Any = None
         self._eval: Any = None

@@ -43,7 +43,7 @@ class Task(Protocol):
     """Three pure functions on pytrees, traced and compiled by the trainer.
 
     Metrics are a dict of scalars, of `(value, weight)` pairs for a weighted running mean, or of
-    `Fold`s for a metric that isn't a mean. A task may also have
+    `fitbus.train.Fold`s for a metric that isn't a mean. A task may also have
 
     - `init(params, key) -> TrainState`, where its state isn't `optimizer.init(params)`;
     - `optimizer`, whose `init` makes the optimizer's state;
@@ -69,6 +69,8 @@ class Supervised:
     """The task of fitting `apply(params, x)` to `y`.
 
     The objective is the weighted mean of the per-example losses: sum(weight * loss) / sum(weight).
+    A batch whose weights are all 0 has no gradient, and no loss: in its `batch_logs` that is NaN,
+    as it is in the logs of an epoch or a test that has no other batches.
 
     >>> import jax.numpy as jnp, optax
     >>> task = Supervised(
