@@ -21,6 +21,7 @@ PROBLEM = toy_problem(64, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 BATCH = (X[:32], Y[:32])
 FOREVER = 10**6
+MADE: list[Any] = []
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,16 @@ def endless_async(at_close: Callable[[], object]) -> Callable[[], AsyncIterator[
             at_close()
 
     return batches
+
+
+def kept(factory: Callable[[], Any]) -> Callable[[], Any]:
+    """The same, of what nobody lets go of: only who closes it closes it."""
+
+    def make() -> Any:
+        MADE.append(factory())
+        return MADE[-1]
+
+    return make
 
 
 KINDS = pytest.mark.parametrize("kind", [endless, endless_async])
@@ -189,10 +200,10 @@ async def test_what_a_factory_made_is_closed_when_fit_returns(
     """The training data once, the validation data once for each epoch."""
     closed: list[str] = []
     await trainer.fit(
-        kind(lambda: closed.append("x")),
+        kept(kind(lambda: closed.append("x"))),
         epochs=2,
         steps_per_epoch=2,
-        validation_data=kind(lambda: closed.append("validation")),
+        validation_data=kept(kind(lambda: closed.append("validation"))),
         validation_steps=1,
     )
     assert sorted(closed) == ["validation", "validation", "x"]
@@ -204,7 +215,7 @@ async def test_a_generator_is_closed_in_the_training_thread(trainer: fitbus.Trai
     def note() -> None:
         names.append(threading.current_thread().name)
 
-    run = trainer.run(endless(note), steps_per_epoch=2)
+    run = trainer.run(kept(endless(note)), steps_per_epoch=2)
     async with run:
         pass
     assert names == [f"fitbus {run.id}"]
@@ -214,9 +225,9 @@ async def test_beside_a_run_too(trainer: fitbus.Trainer) -> None:
     closed: list[str] = []
     run = trainer.run(X, Y, epochs=FOREVER)
     async with run:
-        await run.evaluate(endless(lambda: closed.append("quiet")), steps=2)
-        callbacks = [EventRecorder()]
-        await run.evaluate(endless(lambda: closed.append("told")), steps=2, callbacks=callbacks)
+        await run.evaluate(kept(endless(lambda: closed.append("quiet"))), steps=2)
+        told = kept(endless(lambda: closed.append("told")))
+        await run.evaluate(told, steps=2, callbacks=[EventRecorder()])
         await run.send(fitbus.StopTraining())
     assert closed == ["quiet", "told"]
 

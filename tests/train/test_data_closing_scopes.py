@@ -110,6 +110,7 @@ async def test_closing_gets_no_more_than_the_grace_period(
             await gate.pass_async()
             raise AssertionError("nobody opens it")
 
+    started = anyio.current_time()
     with caplog.at_level(logging.WARNING, "fitbus"), anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: trainer.fit(never_closed, steps_per_epoch=2, grace_s=0.2))
