@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitbus.errors import DataError
-from fitbus.train._context import sent
+from fitbus.train._context import ones, sent
 from fitbus.train._source import HostBatch, Source
 from fitbus.train._task import Batch
 
@@ -44,7 +44,7 @@ class ArraySource(Source):
         self._shuffle = shuffle
         self._seed = seed
         self._pad = pad
-        self._ones = np.ones(self._size, np.float32)
+        self._ones: Any = None
         self.steps = -(-self._count // self._size)
         self.may_block = False
         self.restarts = True
@@ -55,6 +55,8 @@ class ArraySource(Source):
         if self._shuffle:
             order = np.random.default_rng([*self._seed, number]).permutation(self._count)
         size = self._size
+        if self._weight is None:
+            self._ones = ones(size)  # here: under the JAX settings of the run
         for start in range(0, self._count - size + 1, size):
             stop = start + size
             picked = slice(start, stop) if order is None else order[start:stop]
@@ -74,9 +76,11 @@ class ArraySource(Source):
         """The last batch of a pass: filled up with its last row, which then weighs nothing."""
         picked = order[-rest:]
         if not self._pad:
-            return HostBatch(self._batch(picked, self._weights(picked)[:rest]), rest)
+            weight = self._weights(picked) if self._weight is not None else ones(rest)
+            return HostBatch(self._batch(picked, weight), rest)
         picked = np.concatenate([picked, np.repeat(picked[-1:], self._size - rest)])
-        weight = np.array(self._weights(picked))
+        weight = np.ones(self._size) if self._weight is None else np.array(self._weights(picked))
+        weight = weight.astype(np.float32)
         weight[rest:] = 0
         return HostBatch(self._batch(picked, weight), rest)
 

@@ -11,7 +11,7 @@ import jax
 import jax.experimental
 import numpy as np
 
-__all__ = ["JaxSettings", "fetched", "sent"]
+__all__ = ["JaxSettings", "begin_fetch", "fetched", "ones", "sent"]
 
 # Each setting with the public context manager of its name.
 _SETTINGS = (
@@ -65,6 +65,18 @@ def sent(tree: Any) -> Any:
     """
     guard: str | None = jax.config.jax_transfer_guard_host_to_device  # type: ignore[attr-defined]  # jax declares them at run time
     return tree if guard in (None, "allow") else jax.device_put(tree)
+
+
+def begin_fetch(array: Any) -> None:
+    """Begins to copy a device array to the host, so that `fetched` finds it there."""
+    guard: str | None = jax.config.jax_transfer_guard_device_to_host  # type: ignore[attr-defined]  # jax declares them at run time
+    if guard in (None, "allow"):
+        array.copy_to_host_async()
+
+
+def ones(size: int) -> Any:
+    """Weights of 1, float32, on the device: batches share them, and none sends its own."""
+    return jax.device_put(np.ones(size, np.float32))
 
 
 def fetched(array: Any) -> np.ndarray[Any, Any]:

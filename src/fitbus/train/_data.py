@@ -11,7 +11,7 @@ import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
 from fitbus.train._arrays import ArraySource, pick_rows, rows
-from fitbus.train._context import sent
+from fitbus.train._context import ones, sent
 from fitbus.train._pass import Pass, Pull
 from fitbus.train._source import HostBatch, Source
 from fitbus.train._task import Batch
@@ -47,7 +47,7 @@ class IterableSource(Source):
         self._pad = pad
         self._class_weight = class_weight
         self._size: int | None = None
-        self._ones = np.ones(0, np.float32)
+        self._ones: Any = None
         self.steps = None
         if isinstance(data, Sized):
             with contextlib.suppress(TypeError):  # a loader may find that it can't tell
@@ -81,15 +81,18 @@ class IterableSource(Source):
         _same_length(f"{self._argument} batch: x", count, "y", y)
         if self._size is None:
             self._size = count
+        is_whole = count >= self._size or not self._pad
+        if weight is None and self._class_weight is None and is_whole:
+            if self._ones is None or len(self._ones) != count:
+                self._ones = ones(count)
+            return HostBatch(sent(Batch(x, y, self._ones)), count)
         if weight is None:
-            if len(self._ones) != count:
-                self._ones = np.ones(count, np.float32)
-            weight = self._ones
+            weight = np.ones(count, np.float32)
         else:
             weight = check_weight(f"{self._argument} batch: sample_weight", weight, count)
         if self._class_weight is not None:
             weight = weight * weight_by_class(self._class_weight, y)
-        if count >= self._size or not self._pad:
+        if is_whole:
             return HostBatch(sent(Batch(x, y, weight)), count)
         picked = np.minimum(np.arange(self._size), count - 1)
         pick = lambda leaf: pick_rows(leaf, picked)  # noqa: E731  # for both trees

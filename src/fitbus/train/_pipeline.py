@@ -11,6 +11,7 @@ import jax
 
 from fitbus.bus import Publisher
 from fitbus.events import BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd
+from fitbus.train._context import begin_fetch
 from fitbus.train._metrics import MetricsLayout
 
 __all__ = ["Flight", "Pipeline"]
@@ -83,6 +84,7 @@ class Pipeline:
         self._flight = flight
         self._out: deque[tuple[int, int, Any]] = deque()
         self._last: Any = None
+        self._copies: bool | None = None  # whether values have to come from another memory
         flight.begin()
 
     @property
@@ -104,6 +106,10 @@ class Pipeline:
             if len(out) >= self._flight.limit:
                 self._let_pass((len(out) + 1) // 2)
             return
+        if self._copies is None:
+            self._copies = any(device.platform != "cpu" for device in vector.devices())
+        if self._copies:
+            begin_fetch(vector)
         while out and out[0][2].is_ready():
             self._land()
         if len(out) >= self._flight.limit:
