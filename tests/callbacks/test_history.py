@@ -63,11 +63,11 @@ async def test_it_sees_what_callbacks_before_it_add_and_fits_record_sees_all(
 ) -> None:
     history = History()
     returned = await script.fit(
-        [1, 2], Adds("learning_rate", 0.5), history, Adds("temperature", 20)
+        [1, 2], Adds("temperature", 0.5), history, Adds("temperature", 20)
     )
-    assert history.history["learning_rate"] == [0.5, 0.5]
+    assert history.history["temperature"] == [0.5, 0.5]
     assert "temperature" not in history.history
-    assert returned.history["learning_rate"] == [0.5, 0.5]
+    assert returned.history["temperature"] == [0.5, 0.5]
     assert returned.history["temperature"] == [20, 20]
 
 
@@ -77,13 +77,13 @@ async def test_numbers_that_callbacks_add_are_in_the_logs_of_the_end_of_training
 ) -> None:
     """As in Keras, `on_train_end` has what the last epoch had; the epoch's own event hasn't."""
     recorder = EventRecorder()
-    returned = await script.fit([1, 2], Adds("learning_rate", value), recorder)
+    returned = await script.fit([1, 2], Adds("temperature", value), recorder)
     (end,) = recorder.of(TrainEnd)
-    assert end.logs["learning_rate"] == 0.5
-    assert type(end.logs["learning_rate"]) is float
-    assert returned.history["learning_rate"] == [0.5, 0.5]
+    assert end.logs["temperature"] == 0.5
+    assert type(end.logs["temperature"]) is float
+    assert returned.history["temperature"] == [0.5, 0.5]
     assert [set(event.logs) for event in recorder.of(EpochEnd)] == [
-        set(end.logs) - {"learning_rate"}
+        set(end.logs) - {"temperature"}
     ] * 2
 
 
@@ -141,4 +141,4 @@ async def test_its_state_is_a_copy_and_can_be_loaded(script: Script) -> None:
 async def test_a_monitor_of_what_nobody_adds_is_refused_beside_it(script: Script) -> None:
     """It reads the logs at the end of an epoch, and adds nothing: that is known before."""
     with pytest.raises(fitbus.errors.InvalidArgumentError, match=r"EarlyStopping\.monitor"):
-        await script.fit([1], History(), fitbus.callbacks.EarlyStopping("learning_rate"))
+        await script.fit([1], History(), fitbus.callbacks.EarlyStopping("temperature"))
