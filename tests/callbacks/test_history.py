@@ -62,12 +62,10 @@ async def test_it_sees_what_callbacks_before_it_add_and_fits_record_sees_all(
     script: Script,
 ) -> None:
     history = History()
-    returned = await script.fit(
-        [1, 2], Adds("temperature", 0.5), history, Adds("temperature", 20)
-    )
-    assert history.history["temperature"] == [0.5, 0.5]
+    returned = await script.fit([1, 2], Adds("warmth", 0.5), history, Adds("temperature", 20))
+    assert history.history["warmth"] == [0.5, 0.5]
     assert "temperature" not in history.history
-    assert returned.history["temperature"] == [0.5, 0.5]
+    assert returned.history["warmth"] == [0.5, 0.5]
     assert returned.history["temperature"] == [20, 20]
 
 
