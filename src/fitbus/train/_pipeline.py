@@ -28,7 +28,7 @@ class Flight:
 
     def __init__(self, max_in_flight: int | Literal["auto"], flush_s: float) -> None:
         self._auto = max_in_flight == "auto"
-        self._flush_s = flush_s
+        self.flush_s = flush_s
         self.limit = _LEAST if max_in_flight == "auto" else max_in_flight
         self.step_s = 0.0
         self._since = 0.0
@@ -46,7 +46,7 @@ class Flight:
         if elapsed >= _MEASURE_S:
             self.step_s = elapsed / self._done
             if self._auto:
-                self.limit = max(_LEAST, min(_MOST, round(self._flush_s / self.step_s)))
+                self.limit = max(_LEAST, min(_MOST, round(self.flush_s / self.step_s)))
             self.begin()
 
 
@@ -110,11 +110,9 @@ class Pipeline:
             self._copies = any(device.platform != "cpu" for device in vector.devices())
         if self._copies:
             begin_fetch(vector)
-        while out and out[0][2].is_ready():
-            self._land()
         if len(out) >= self._flight.limit:
-            self._publisher.flush()
-            jax.block_until_ready(out[0][2])
+            self._wait_for((len(out) + 1) // 2)
+        while out and out[0][2].is_ready():
             self._land()
 
     def before_fetching(self, fetch_s: float) -> None:
@@ -164,6 +162,14 @@ class Pipeline:
         """The running values after the last batch; empty if there was none."""
         self.settle()
         return {} if self._last is None else self._layout.read(self._last)[0]
+
+    def _wait_for(self, steps: int) -> None:
+        """Waits for half of the steps, not for the oldest alone: going to sleep for each costs."""
+        if self._flight.step_s >= self._flight.flush_s:  # else the next event does, soon enough
+            self._publisher.flush()
+        jax.block_until_ready(self._out[steps - 1][2])
+        for _ in range(steps):
+            self._land()
 
     def _let_pass(self, steps: int) -> None:
         """Waits for so many steps, to whose events nobody is subscribed: not one is looked at."""
