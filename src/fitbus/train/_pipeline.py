@@ -49,6 +49,13 @@ class Flight:
                 self.limit = max(_LEAST, min(_MOST, round(self.flush_s / self.step_s)))
             self.begin()
 
+    def stride(self, out: int) -> int:
+        """For how many of the steps that are out to wait at once.
+
+        For half of them if they are fast, since going to sleep for each costs; else for the oldest.
+        """
+        return (out + 1) // 2 if 0 < self.step_s * out <= 2 * self.flush_s else 1
+
 
 @final
 class Pipeline:
@@ -104,14 +111,14 @@ class Pipeline:
         out.append((batch, step, vector))
         if not (self._publisher.wanted(self._end) or self._publisher.wanted(self._begin)):
             if len(out) >= self._flight.limit:
-                self._let_pass((len(out) + 1) // 2)
+                self._let_pass(self._flight.stride(len(out)))
             return
         if self._copies is None:
             self._copies = any(device.platform != "cpu" for device in vector.devices())
         if self._copies:
             begin_fetch(vector)
         if len(out) >= self._flight.limit:
-            self._wait_for((len(out) + 1) // 2)
+            self._wait_for(self._flight.stride(len(out)))
         while out and out[0][2].is_ready():
             self._land()
 
@@ -164,7 +171,7 @@ class Pipeline:
         return {} if self._last is None else self._layout.read(self._last)[0]
 
     def _wait_for(self, steps: int) -> None:
-        """Waits for half of the steps, not for the oldest alone: going to sleep for each costs."""
+        """Waits for so many steps, and publishes them."""
         if self._flight.step_s >= self._flight.flush_s:  # else the next event does, soon enough
             self._publisher.flush()
         jax.block_until_ready(self._out[steps - 1][2])
