@@ -73,7 +73,7 @@ NUMBERS: list[tuple[str, Any, str]] = [
         for value in (0, 1.5, "1", ["a"], [0], True)
     ),
     *(("grace_s", value, SECONDS) for value in (0, -1, math.nan, math.inf, "5")),
-    *(("drain_s", value, SECONDS) for value in (0, "a", None)),
+    *(("drain_s", value, "give seconds, a number of at least 0") for value in (-1, "a", None)),
     *(
         ("class_weight", value, "give a dict of class indices to finite weights")
         for value in ([1, 2], {0: -1}, {}, {"a": 1}, {0.5: 1}, {0: math.nan}, 3)
@@ -320,7 +320,7 @@ async def test_a_monitor_that_can_never_exist() -> None:
         ({"steps": 1.5}, InvalidArgumentError, "steps"),
         ({"verbose": 7}, InvalidArgumentError, "verbose"),
         ({"grace_s": -1}, InvalidArgumentError, "grace_s"),
-        ({"drain_s": 0}, InvalidArgumentError, "drain_s"),
+        ({"drain_s": -1}, InvalidArgumentError, "drain_s"),
         ({"x": X[:0]}, DataError, "x"),
         ({"x": None}, DataError, "x"),
         ({"x": "abc"}, DataError, "x"),

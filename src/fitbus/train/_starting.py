@@ -37,7 +37,7 @@ def new_run(
         InvalidArgumentError: An argument is out of range, or a live run has that id.
     """
     seconds("grace_s", grace_s)
-    seconds("drain_s", drain_s)
+    seconds("drain_s", drain_s, zero=True)
     shown = verbosity(verbose)
     if run_id is not None and (not isinstance(run_id, str) or not run_id):
         raise InvalidArgumentError("run_id", run_id, "give a text")
