@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -220,7 +221,7 @@ class MailboxMachine(RuleBasedStateMachine):
         assert len(self.mailbox) == 0
 
 
-TestMailboxMachine = MailboxMachine.TestCase
+TestMailboxMachine = pytest.mark.slow(MailboxMachine.TestCase)
 TestMailboxMachine.settings = settings(
     deadline=None,
     max_examples=200,

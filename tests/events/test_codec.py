@@ -342,6 +342,7 @@ numbers = st.floats() | st.integers(-(2**53), 2**53).map(float)
 logs = st.dictionaries(st.text(max_size=5), numbers, max_size=3)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(logs=logs, path=st.text(), score=numbers, raw=st.binary())
 def test_any_values_survive(logs: dict[str, float], path: str, score: float, raw: bytes) -> None:
