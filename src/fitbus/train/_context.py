@@ -54,7 +54,9 @@ class JaxSettings:
                 if getattr(jax.config, f"jax_{name}") != value:
                     stack.enter_context(_manager(name)(value))
             if self._mesh is not None:
-                stack.enter_context(jax.set_mesh(self._mesh))
+                sharding: Any = jax.sharding  # which has it in JAX 0.7.0
+                use = jax.set_mesh if hasattr(jax, "set_mesh") else sharding.use_mesh
+                stack.enter_context(use(self._mesh))
             yield
 
 
