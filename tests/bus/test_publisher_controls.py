@@ -41,22 +41,10 @@ class Tick(Event):
     number: int
 
 
-class Tock(Tick):
-    """A special one."""
-
-
 async def in_thread(function: Callable[[], T]) -> T:
     """Runs a training loop by hand in a thread."""
     with anyio.fail_after(30):
         return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
-
-
-def in_new_thread(function: Callable[[], object]) -> None:
-    """Runs something in a thread that isn't the training thread, to its end."""
-    thread = threading.Thread(target=function)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
 
 
 def test_a_boundary_yields_controls_and_going_on_acknowledges_them() -> None:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from fitbus import Bus, EpochEnd, Event, Subscription
+from fitbus import Bus, EpochEnd, Event
 from fitbus.errors import InvalidArgumentError, RunEndedError
 
 pytestmark = pytest.mark.anyio
-
-natively = pytest.mark.parametrize(
-    "anyio_backend",
-    [("asyncio", {}), ("asyncio", {"use_uvloop": True})],
-    ids=["asyncio", "uvloop"],
-)
 
 
 class Tick(Event):
@@ -32,29 +24,6 @@ def publish(bus: Bus, numbers: range) -> None:
     publisher = bus.publisher()
     for number in numbers:
         publisher.publish(Tick(number=number))
-
-
-async def take(stream: Subscription[Tick], most: int) -> list[int]:
-    """The numbers of the next events."""
-    numbers: list[int] = []
-    with anyio.fail_after(30):
-        async for event in stream:
-            numbers.append(event.number)
-            if len(numbers) == most:
-                break
-    return numbers
-
-
-async def take_with_cancellations(
-    stream: Subscription[Tick], bus: Bus, attempt: Callable[[int], Awaitable[None]]
-) -> None:
-    """Lets a thread publish while consumer after consumer is started and cancelled."""
-    thread = threading.Thread(target=publish, args=(bus, range(2000)))
-    thread.start()
-    turns = itertools.cycle([3, 0, 2, 1, 1, 3, 2])
-    while thread.is_alive() or stream.statistics().queued > 5:
-        await attempt(next(turns))
-    thread.join()
 
 
 async def test_wait_for_gives_the_next_event_that_matches() -> None:

@@ -34,8 +34,6 @@ X, Y = PROBLEM.x, PROBLEM.y
 FOREVER = 10**6
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
 
-Call = Callable[[], Awaitable[Any]]
-
 
 @pytest.fixture
 def trainer() -> Iterator[fitbus.Trainer]:

@@ -62,14 +62,14 @@ class Pipeline:
     """The batches of one epoch, or of one evaluation, in order.
 
     A step's vector of values is read when the device says that it is there; the thread waits only
-    for the oldest, and only when too many are out. Where nobody listens, nothing is read at all.
+    when too many are out: for the oldest, or for half of them. Where nobody listens, nothing is
+    read at all.
 
     Args:
         publisher: Where the events go.
         layout: How to read a vector.
         kinds: The types that begin and end a batch.
         flight: How many steps may be in flight.
-        read: Turns a vector into logs; another one for tests.
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class Pipeline:
     ) -> None:
         self._publisher = publisher
         self._layout = layout
-        self._kinds = kinds
         self._begin: type[BatchBegin | TestBatchBegin] = kinds[0]
         self._end: type[BatchEnd | TestBatchEnd] = kinds[1]
         self._skip_begin = (self._begin,)
