@@ -25,7 +25,6 @@ def test_each_argument_is_told_where_it_is_taken(method: Any) -> None:
     [
         ("attach_subscription", "callbacks"),
         ("carries", "the bus"),
-        ("check_logs", "callbacks"),
         ("end_streams", "the trainer"),
         ("ended_id", "`wait_for`"),
         ("make_stream", "`subscribe`"),

@@ -11,7 +11,7 @@ from fitbus.errors import InvalidArgumentError
 from fitbus.events import EpochEnd, Event
 
 if TYPE_CHECKING:
-    from fitbus.train import ModelView, Run
+    from fitbus.train import ModelView, Restored, Run
 
 __all__ = ["Callback", "Logs"]
 
@@ -96,7 +96,9 @@ class Callback:
                     hooks[kind] = hook(kind, function, type(self).__name__, name_of_hook)
                     break
         warn_of_misspelt(self, lambda name: self._overridden(name) is None)
-        run.check_logs(self._check_names)
+        run.preparation.check_logs(self._check_names)
+        if type(self).restore is not Callback.restore:
+            run.preparation.restorers.append(self.restore)
         if hooks:
             run.attach_subscription(
                 tuple(hooks),
@@ -115,6 +117,10 @@ class Callback:
 
         Raise `InvalidArgumentError` here if what the callback monitors isn't among them.
         """
+
+    def restore(self) -> Restored | None:
+        """Called in the training thread before the run begins: a backup to go on with, or None."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the callback: plain values and arrays."""

@@ -5,6 +5,7 @@ from fitbus.train._job import RunStatistics
 from fitbus.train._life import RunStatus
 from fitbus.train._metrics import Fold
 from fitbus.train._model import ModelView, OptimizerView
+from fitbus.train._preparation import Position, Preparation, Restored
 from fitbus.train._run import Run
 from fitbus.train._runs import Runs
 from fitbus.train._state import TrainState
@@ -19,6 +20,9 @@ __all__ = [
     "Metrics",
     "ModelView",
     "OptimizerView",
+    "Position",
+    "Preparation",
+    "Restored",
     "Run",
     "RunStatistics",
     "RunStatus",

@@ -21,7 +21,7 @@ from fitbus.errors import ControlRejectedError, InvalidArgumentError
 from fitbus.train._context import fetched
 from fitbus.train._state import TrainState, check_same, is_key
 
-__all__ = ["apply_to_state", "hyperparameters"]
+__all__ = ["apply_to_state", "hyperparameters", "scheduled"]
 
 
 def apply_to_state(task: object, state: TrainState, control: Control) -> TrainState:
@@ -67,6 +67,15 @@ def hyperparameters(opt_state: Any) -> dict[str, Any]:
         for name, value in node.hyperparams.items():
             found.setdefault(name, value)
     return found
+
+
+def scheduled(opt_state: Any) -> set[str]:
+    """The hyperparameters that a schedule in the optimizer drives."""
+    return {
+        name
+        for node in _injected(opt_state)
+        for name in getattr(node, "hyperparams_states", None) or ()
+    }
 
 
 def _like(control: Control, name: str, old: Any, new: Any) -> Any:
@@ -120,7 +129,7 @@ def _with_hyperparameter(
             " `optax.inject_hyperparams(optax.adam)(learning_rate=1e-3)`, or give Supervised the"
             " factory, `optimizer=optax.adam, learning_rate=1e-3`",
         )
-    if any(name in getattr(node, "hyperparams_states", {}) for node in nodes):
+    if name in scheduled(state.opt_state):
         raise ControlRejectedError(
             control,
             f"{name!r} is driven by a schedule, which would overwrite it; build the optimizer with"

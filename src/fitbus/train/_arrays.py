@@ -42,7 +42,7 @@ class ArraySource(Source):
         self._count = rows(x)
         self._size = min(batch_size, self._count)
         self._shuffle = shuffle
-        self._seed = seed
+        self.order = seed
         self._pad = pad
         self._ones: Any = None
         self.steps = -(-self._count // self._size)
@@ -53,7 +53,7 @@ class ArraySource(Source):
         """Begins a pass."""
         order: np.ndarray[Any, Any] | None = None
         if self._shuffle:
-            order = np.random.default_rng([*self._seed, number]).permutation(self._count)
+            order = np.random.default_rng([*self.order, number]).permutation(self._count)
         size = self._size
         if self._weight is None:
             self._ones = ones(size)  # here: under the JAX settings of the run

@@ -12,7 +12,7 @@ from fitbus._loops import LoopHandle, run_in_daemon_thread
 from fitbus.bus import stands_in, stood_for
 from fitbus.errors import RunEndedError, WrongThreadError
 from fitbus.train._attaching import flattened
-from fitbus.train._engine import Request
+from fitbus.train._engine import Engine, Request
 from fitbus.train._state import TrainState, copied
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ class Beside:
         self._trainer = trainer
         self._driver = driver
 
-    def lent(self) -> TrainState:
-        """The state itself, for a waiting handler of the run."""
+    def engine(self) -> Engine:
+        """The training thread's, for a waiting handler of the run."""
         engine = self._driver.engine
         if engine is None or stood_for() is not engine.publisher:
             raise WrongThreadError(
                 "run.state is there for waiting handlers of the run only; elsewhere use"
                 " `await run.snapshot()`, and `trainer.state` after the run"
             )
-        return engine.state
+        return engine
 
     async def at_boundary(self, work: Callable[[TrainState], Any]) -> Any:
         """Lets the training thread do something with the state at its next boundary.

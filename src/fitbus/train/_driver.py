@@ -43,11 +43,11 @@ class Driver:
     Attributes:
         life: Where the run stands, and what came of it.
         engine: What runs in the thread; None before the start.
+        grace_s: Seconds that its thread gets to end after a cancellation.
         verbose: For `params`.
         report: What subscribers got, once it has ended.
         snapshot: The newest one that somebody took.
         at_end: Called, in the loop, when it has ended.
-        checks: Called with the names that logs will have.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Driver:
         self._job: Job | None = job  # has the data: let go when it is done
         self._kind = job.kind
         self._params = {"epochs": getattr(job, "epochs", 1), "steps": getattr(job, "steps", None)}
-        self._grace_s = grace_s
+        self.grace_s = grace_s
         self._drain_s = drain_s
         self._host: Host | None = None
         self._thread_error: BaseException | None = None
@@ -71,7 +71,6 @@ class Driver:
         self.report: DeliveryReport | None = None
         self.snapshot: TrainState | None = None
         self.at_end: list[Callable[[], object]] = []
-        self.checks: list[Callable[[frozenset[str]], object]] = getattr(job, "checks", [])
 
     @property
     def status(self) -> RunStatus:
@@ -136,6 +135,7 @@ class Driver:
                 flight=trainer.flight,
                 flush_s=trainer.flush_s,
                 inbox=self._run.inbox,
+                preparation=self._run.preparation,
             )
             self._host = await self._run.bus.hosted().__aenter__()
         except BaseException:
@@ -193,9 +193,9 @@ class Driver:
             A native cancellation that came meanwhile: no shield keeps those out.
         """
         assert self.engine is not None
-        self._drain_s = min(self._drain_s, self._grace_s)
-        self.engine.publisher.cancel(self._grace_s / 2)
-        again = await self._end_by(anyio.current_time() + self._grace_s)
+        self._drain_s = min(self._drain_s, self.grace_s)
+        self.engine.publisher.cancel(self.grace_s / 2)
+        again = await self._end_by(anyio.current_time() + self.grace_s)
         for scope in (self._thread_scope, self._drain_scope):
             if scope is not None:
                 scope.cancel()
@@ -257,7 +257,7 @@ class Driver:
     def _abandon(self, engine: Engine) -> BaseException:
         """Leaves a thread behind that doesn't end; says what it is in."""
         activity = engine.publisher.standstill.calling or engine.activity
-        error = ThreadStuckError(activity, self._grace_s)
+        error = ThreadStuckError(activity, self.grace_s)
         self._trainer.keeper.stuck(self._run, error)
         if self._kind == "fit":
             engine.publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))

@@ -19,10 +19,12 @@ from fitbus.control import (
     StopTraining,
 )
 from fitbus.errors import ControlRejectedError
-from fitbus.events import RunPaused, RunResumed
+from fitbus.events import EndReason, RunPaused, RunResumed
 from fitbus.train._applying import apply_to_state
+from fitbus.train._feed import Feed
 from fitbus.train._pipeline import Flight
-from fitbus.train._state import TrainState
+from fitbus.train._preparation import Position, Preparation
+from fitbus.train._state import TrainState, from_host, is_lost, on_host, placed
 from fitbus.train._steps import Steps
 
 __all__ = ["Engine", "Request", "Stop"]
@@ -87,6 +89,12 @@ class Engine:
         stop_epoch: Whether the current epoch was asked to end.
         in_epoch: Whether the batches of an epoch are gone through.
         ending: Whether the work is done, and only its end is left to tell.
+        end_reason: Why it ends; None before.
+        epoch: The epoch of the next batch, and
+        batch: how many of its batches are done,
+        running: with the running values of its metrics, on the device.
+        order: What the order of shuffled data is made from.
+        start: Where training was asked to begin; read after `TrainBegin`.
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
         called_off: Whether data that the thread waits for aren't wanted any more.
@@ -102,6 +110,7 @@ class Engine:
         flight: Flight,
         flush_s: float = 0.0,
         inbox: Inbox | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         self.steps = steps
         self.state = state
@@ -111,6 +120,12 @@ class Engine:
         self.stop_epoch = False
         self.in_epoch = False
         self.ending = False
+        self.end_reason: EndReason | None = None
+        self.epoch = self.batch = 0
+        self.running: Any = None
+        self.order: tuple[int, ...] = ()
+        self.start: Position | None = None
+        self.preparation = preparation or Preparation()
         self.stop_evaluation = False
         self.activity = "starting"
         self.evaluate: Callable[[], dict[str, float]] | None = None
@@ -134,6 +149,33 @@ class Engine:
     def paused(self) -> bool:
         """Whether training stands still until `Resume`."""
         return self._paused_by is not None
+
+    def prepare(self, feed: Feed) -> None:
+        """Lets a task that wants to see the first batch get ready for a call."""
+        prepare = getattr(self.steps.task, "prepare", None)
+        if prepare is None:
+            return
+        self.activity = "waiting for the first batch"
+        first = feed.peek()
+        if first is not None:
+            self.activity = "in the task's `prepare`"
+            self.take(prepare(self.state, first.batch))
+
+    def finish(self) -> None:
+        """Lets a task put the last hand to the state of a training, before its end is told."""
+        finish = getattr(self.steps.task, "finish", None)
+        if finish is not None and not is_lost(self.state):
+            self.state = placed(finish(self.state))
+
+    def take(self, state: TrainState) -> None:
+        """Goes on with another state, such as a snapshot of `run.snapshot()`."""
+        self.state = placed(from_host(state))
+        self.updates = self.publisher.step = int(self.state.step)
+
+    def position(self) -> Position:
+        """Where the boundary lies at which the training thread stands."""
+        running = on_host(self.running) if self.batch else None
+        return Position(self.epoch, self.batch, self.order, running)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

@@ -45,10 +45,44 @@ class Feed:
         self._peeked: HostBatch | None = None
         self._any = False
         self._warned = False
+        self._done = 0  # batches of the next epoch that come from a backup
         self.exhausted = False
         self.called_off = False
         self.steps = source.steps if steps is None else steps
         self.may_block = source.may_block
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """What the order of shuffled data is made from."""
+        return self._source.order
+
+    def go_to(self, epochs: int, batches: int, order: tuple[int, ...]) -> None:
+        """Leaves out what a training that goes on has seen already.
+
+        Args:
+            epochs: Whole epochs of it, and
+            batches: batches of the next one.
+            order: What the order of shuffled data was made from; empty for as it is.
+        """
+        if self._source.restarts:
+            self.close()
+        self._passes, self._done = 0, batches
+        if order:
+            self._source.order = order
+        left = batches
+        if self._limit is not None:
+            left += epochs * self._limit
+        elif self._source.restarts:
+            self._passes = epochs
+        if self._limit is not None and self._source.restarts and self._source.steps:
+            self._passes, left = divmod(left, self._source.steps)
+        for _ in range(left):
+            if self._next() is None and (not self._source.restarts or self._next() is None):
+                raise DataError(
+                    self._argument,
+                    f"it ended before the place to go on at, {batches} batches into the epoch that"
+                    f" comes after {epochs} of them; give the data that were trained on before",
+                )
 
     def peek(self) -> HostBatch | None:
         """The first batch, which the next epoch begins with; None if it was called off.
@@ -75,11 +109,11 @@ class Feed:
         """
         self.called_off = False
         whole = self._limit is None and self._source.restarts
-        if (self._anew or whole) and self._peeked is None:
+        if (self._anew or whole) and self._peeked is None and not self._done:
             self._drop()
         if self._each or not self._any:
             self.peek()
-        count = 0
+        count, self._done = self._done, 0
         while self._limit is None or count < self._limit:
             try:
                 batch = self._next()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, final, get_args
 
@@ -28,7 +28,9 @@ from fitbus.train._feed import Feed
 from fitbus.train._history import History
 from fitbus.train._metrics import MetricsLayout
 from fitbus.train._pipeline import Pipeline
+from fitbus.train._preparation import Position
 from fitbus.train._source import HostBatch
+from fitbus.train._state import check_same
 from fitbus.train._steps import zeros
 from fitbus.train._task import Batch
 
@@ -50,7 +52,6 @@ class FitJob:
         epochs: The number of the last epoch, counted from 1.
         history: The logs so far.
         feeds: What is closed at its end.
-        checks: Called with the names that logs will have, before the first step.
     """
 
     kind = "fit"
@@ -74,7 +75,6 @@ class FitJob:
         self._layout: MetricsLayout | None = None
         self._logs: dict[str, float] = {}
         self.history = History({"verbose": verbose, "epochs": epochs, "steps": feed.steps})
-        self.checks: list[Callable[[frozenset[str]], object]] = []
 
     @property
     def steps(self) -> int | None:
@@ -84,7 +84,16 @@ class FitJob:
     def main(self, engine: Engine) -> History:
         """Does it, in the training thread."""
         publisher = engine.publisher
-        publisher.epoch = self._initial_epoch
+        engine.prepare(self._feed)
+        engine.order = self._feed.order
+        restored = engine.preparation.restored()
+        if restored is not None:
+            if restored.state is not None:
+                check_same("the backup", engine.state, restored.state)
+                engine.take(restored.state)
+            self._go_to(engine, restored.position)
+        engine.preparation.check_owners(engine.state.opt_state)
+        publisher.epoch = engine.epoch = self._initial_epoch
         if self._validation is not None:
             validation = self._validation
             engine.evaluate = lambda: self._evaluate(engine, validation)
@@ -96,6 +105,8 @@ class FitJob:
                 initial_epoch=self._initial_epoch,
             )
         )
+        if engine.start is not None:
+            self._go_to(engine, engine.start)
         engine.boundary()
         if not engine.stopping and self._initial_epoch < self.epochs:
             self._prepare(engine)
@@ -123,6 +134,14 @@ class FitJob:
             )
         )
 
+    def _go_to(self, engine: Engine, position: Position) -> None:
+        """Begins elsewhere than at the first batch."""
+        self._feed.go_to(position.epoch - self._initial_epoch, position.batch, position.order)
+        engine.order = self._feed.order
+        self._initial_epoch = engine.epoch = position.epoch
+        engine.batch, engine.running = position.batch, position.running
+        engine.publisher.epoch = position.epoch
+
     def _prepare(self, engine: Engine) -> None:
         """Traces the steps, so that the names of the logs are known before the first one runs."""
         engine.activity = "waiting for the first batch"
@@ -140,8 +159,7 @@ class FitJob:
             engine.activity = "tracing the eval step"
             layout = engine.steps.eval_layout(engine.state, shown.batch)
             names.update(f"val_{name}" for name in layout.names)
-        for check in self.checks:
-            check(frozenset(names))
+        engine.preparation.check_names(names)
 
     def _evaluate(self, engine: Engine, validation: Feed) -> dict[str, float]:
         """Evaluates without an event, at a boundary that may lie in a validation."""
@@ -172,6 +190,7 @@ class FitJob:
         if self._validation is not None and self._is_due(epoch) and logs and wanted:
             found = evaluate(engine, self._validation, alone=False)
             logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
+        engine.epoch, engine.batch = epoch + 1, 0
         self._logs = dict(sorted(logs.items()))
         engine.activity = "in a handler of EpochEnd"
         shared = publisher.barrier(EpochEnd(logs=self._logs))
@@ -186,16 +205,16 @@ class FitJob:
         pipeline = engine.pipeline = Pipeline(
             engine.publisher, layout, (BatchBegin, BatchEnd), engine.flight
         )
-        running = zeros(layout, engine.state)
+        engine.running = zeros(layout, engine.state, engine.running if engine.batch else None)
         step: Any = None
         batches = self._feed.epoch()
-        index = 0
+        index = engine.batch
         fetch_s = 0.0
 
         def compute(batch: Batch) -> Any:
-            nonlocal running
-            engine.state, running, vector = step(engine.state, running, batch)
+            engine.state, engine.running, vector = step(engine.state, engine.running, batch)
             engine.updates += 1
+            engine.batch += 1
             return vector
 
         while True:

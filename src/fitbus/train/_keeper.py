@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import jax
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StateKeeper"]
 
+_logger = logging.getLogger("fitbus")
+
 
 @final
 class StateKeeper:
@@ -28,13 +32,14 @@ class StateKeeper:
 
     Args:
         task: The task.
-        params: The parameters, copied here; or a whole `TrainState`.
+        params: The parameters, copied here; or a whole `TrainState`; None: the task has them.
         seed: Of the random key.
     """
 
     def __init__(self, task: Any, params: Any, seed: int) -> None:
         self._lock = threading.Lock()
         self._state: TrainState | None = _initial(task, params, seed)
+        self._keep: Callable[[TrainState], object] | None = getattr(task, "keep", None)
         self._shown = False  # somebody may keep the state: the next run works on a copy
         self._stuck: ThreadStuckError | None = None
         self.live: Run[Any] | None = None
@@ -78,7 +83,12 @@ class StateKeeper:
         with self._lock:
             self._state = state
             self.live = None
-            self._shown = False
+            self._shown = state is not None and self._keep is not None
+        if state is not None and self._keep is not None:
+            try:
+                self._keep(state)
+            except Exception:
+                _logger.exception("the task couldn't keep the state of a run that has ended")
 
     def stuck(self, run: Run[Any], error: ThreadStuckError) -> None:
         """Notes that a run's thread was left behind, with the state; unless it has just ended."""
@@ -111,10 +121,11 @@ def _initial(task: Any, params: Any, seed: int) -> TrainState:
     if isinstance(params, TrainState):
         return placed(copied(params, "params"))
     key = jax.random.key(seed)
-    if not jax.tree.leaves(params):
+    has_init = callable(getattr(task, "init", None))
+    if not (params is None and has_init) and not jax.tree.leaves(params):
         raise InvalidArgumentError("params", params, "give a pytree with at least one array")
     params = copied(params)
-    if callable(getattr(task, "init", None)):
+    if has_init:
         state = task.init(params, key)
         if not isinstance(state, TrainState):
             raise InvalidArgumentError("task", state, "its `init` must return a TrainState")

@@ -23,10 +23,12 @@ from fitbus.errors import RunEndedError, WouldDeadlockError
 from fitbus.events import Event
 from fitbus.train._beside import Beside
 from fitbus.train._driver import Driver
+from fitbus.train._facts import RunFacts
 from fitbus.train._job import Job, RunStatistics
 from fitbus.train._life import RunStatus
 from fitbus.train._model import ModelView
 from fitbus.train._nested import Nested
+from fitbus.train._preparation import Position, Preparation
 from fitbus.train._state import TrainState, on_host
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ ResultT = TypeVar("ResultT")
 
 
 @final
-class Run(Subscribable, Generic[ResultT]):
+class Run(RunFacts, Subscribable, Generic[ResultT]):
     """A run: watch it, steer it, wait for it. Made by `trainer.run`.
 
     It is pending until its block is entered: handlers, streams and controls can be attached before,
@@ -55,6 +57,7 @@ class Run(Subscribable, Generic[ResultT]):
         bus: The bus that carries them.
         inbox: The controls that wait; for the trainer and its parts
         driver: What drives it; for the trainer and its parts.
+        preparation: What callbacks settle with it before its first step.
         open_logs: Whether a callback may add names to the logs of an epoch; set by callbacks.
     """
 
@@ -65,6 +68,7 @@ class Run(Subscribable, Generic[ResultT]):
         self.bus: Bus = trainer.bus
         self.inbox = Inbox()
         self.open_logs = False
+        self.preparation = Preparation()
         self.trainer = trainer
         self.driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
         self._beside = Beside(self, trainer, self.driver)
@@ -175,7 +179,15 @@ class Run(Subscribable, Generic[ResultT]):
         Raises:
             WrongThreadError: Asked for elsewhere, where it may be donated at any moment.
         """
-        return self._beside.lent()
+        return self._beside.engine().state
+
+    def position(self) -> Position:
+        """Where the boundary lies, for a waiting handler; elsewhere raises `WrongThreadError`."""
+        return self._beside.engine().position()
+
+    def start_at(self, position: Position) -> None:
+        """Begins there; for a waiting handler of `TrainBegin`, later it changes nothing."""
+        self._beside.engine().start = position
 
     async def snapshot(self) -> TrainState:
         """A copy of the state at a step boundary: NumPy arrays; random keys as their data."""
@@ -265,30 +277,9 @@ class Run(Subscribable, Generic[ResultT]):
         """
         return ModelView(self.trainer, self, source)
 
-    @property
-    def stop_reason(self) -> str | None:
-        """The reason of the first stop that was asked for and has acted; None if there is none."""
-        engine = self.driver.engine
-        return None if engine is None or not engine.stops else engine.stops[0].reason
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a stop was asked for and has acted."""
-        engine = self.driver.engine
-        return engine is not None and engine.stopping
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """What Keras gives callbacks as `params`: verbose, epochs and steps."""
-        return self.driver.params
-
     def at_end(self, function: Callable[[], object]) -> None:
         """Calls a function in the event loop when the run has ended, whatever ended it."""
         self.driver.at_end.append(function)
-
-    def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
-        """For callbacks: calls a check, before the first step, with the names of the logs."""
-        self.driver.checks.append(check)
 
     def _check_alive(self) -> None:
         if self.driver.life.final:

@@ -25,11 +25,13 @@ class Source(abc.ABC):
         steps: Batches in a pass; None where it can't be told.
         may_block: Whether a batch can be long in coming.
         restarts: Whether another pass can begin when one is used up.
+        order: What the order of shuffled data is made from.
     """
 
     steps: int | None
     may_block: bool
     restarts: bool
+    order: tuple[int, ...] = ()
 
     @abc.abstractmethod
     def begin(self, number: int) -> Iterator[HostBatch]:

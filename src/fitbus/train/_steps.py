@@ -123,9 +123,9 @@ class Steps:
         return self._eval
 
 
-def zeros(layout: MetricsLayout, state: TrainState) -> Any:
-    """The running values of no batch, on the device, where the state is."""
-    return jax.device_put(layout.zeros(), home_of(state.params))
+def zeros(layout: MetricsLayout, state: TrainState, running: Any = None) -> Any:
+    """The running values of no batch, or some from a backup, on the device, where the state is."""
+    return jax.device_put(layout.zeros() if running is None else running, home_of(state.params))
 
 
 def _strong(leaf: Any) -> Any:

@@ -48,6 +48,11 @@ class Task(Protocol):
     - `init(params, key) -> TrainState`, where its state isn't `optimizer.init(params)`;
     - `optimizer`, whose `init` makes the optimizer's state;
     - `controls`, a map from types of control to `(state, control) -> state`;
+    - `init(None, key)` may bring the parameters too: then `Trainer(task)` is all;
+    - `prepare(state, batch) -> TrainState`, called at the beginning of a call with its first batch,
+      outside of any compiled function: where shapes, or the world outside, decide;
+    - `finish(state) -> TrainState`, called at the end of a training, before `TrainEnd`;
+    - `keep(state)`, called when a run has ended, whatever ended it, with the state that it left;
     - `pad = False`, if a short last batch must not be filled up (it is compiled a second time).
     """
 

@@ -34,7 +34,14 @@ def carried_out(
                 engine.pipeline = None
             engine.ending = True
             error = close_data(job, engine, error)
-            job.end(engine, *how_it_ended(engine, error))
+            if job.kind == "fit":
+                try:
+                    engine.finish()
+                except Exception as raised:  # noqa: BLE001  # leaves from `Run.wait`
+                    error = error or raised
+            reason, detail = how_it_ended(engine, error)
+            engine.end_reason = reason
+            job.end(engine, reason, detail)
             engine.publisher.close()
             if error is None:
                 engine.publisher.failures.check()

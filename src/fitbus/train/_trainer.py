@@ -42,7 +42,7 @@ class Trainer:
 
     Args:
         task: A `Task`: `Supervised`, or one of your own.
-        params: A pytree of arrays; or a whole `TrainState`.
+        params: A pytree of arrays; or a whole `TrainState`. Left out for a task that has its own.
         bus: Where events go; one of its own unless given. Subscribers there see every run.
         seed: Of `state.key` and of the order of shuffled data.
         max_in_flight: How many steps may run ahead of the events: a number, or `"auto"` for as
@@ -56,7 +56,7 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        params: Any,
+        params: Any = None,
         *,
         bus: Bus | None = None,
         seed: int = 0,

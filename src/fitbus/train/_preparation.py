@@ -1,0 +1,118 @@
+"""What callbacks settle with a run before its first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+from fitbus.errors import InvalidArgumentError
+from fitbus.train._applying import hyperparameters, scheduled
+from fitbus.train._state import TrainState
+
+__all__ = ["Position", "Preparation", "Restored"]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where in a training a step boundary lies.
+
+    Attributes:
+        epoch: The epoch, from 0.
+        batch: The batches of it that are done.
+        order: What the order of shuffled data was made from.
+        running: The running values of its metrics, on the host; None at its beginning.
+    """
+
+    epoch: int
+    batch: int = 0
+    order: tuple[int, ...] = ()
+    running: Any = None
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a callback's `restore` found.
+
+    Attributes:
+        state: The state to go on with: arrays, or those of `run.snapshot()`; None keeps the run's.
+        position: Where to go on.
+    """
+
+    state: TrainState | None
+    position: Position
+
+
+@final
+class Preparation:
+    """Monitors are checked, hyperparameters get one owner each, and a backup is restored.
+
+    Attributes:
+        restorers: Asked, in order, before the run begins; the first answer that isn't None counts.
+    """
+
+    def __init__(self) -> None:
+        self._checks: list[Callable[[frozenset[str]], object]] = []
+        self._owners: dict[str, str] = {}
+        self.restorers: list[Callable[[], Restored | None]] = []
+
+    def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
+        """Calls a check, before the first step, with the names that logs will have."""
+        self._checks.append(check)
+
+    def claim(self, hyperparameter: str, owner: str) -> None:
+        """Says that a callback sets a hyperparameter of the optimizer.
+
+        Args:
+            hyperparameter: Its name, such as `"learning_rate"`.
+            owner: The callback's name.
+
+        Raises:
+            InvalidArgumentError: Another callback does. Before the first step: a schedule in the
+                optimizer does, or the optimizer has none of that name.
+        """
+        if hyperparameter in self._owners:
+            raise InvalidArgumentError(
+                "callbacks",
+                owner,
+                f"{self._owners[hyperparameter]} sets {hyperparameter!r} already, and they would"
+                " overwrite each other; leave one of them out",
+            )
+        self._owners[hyperparameter] = owner
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Makes the checks, with the names of the logs."""
+        known = frozenset(names)
+        for check in self._checks:
+            check(known)
+
+    def check_owners(self, opt_state: Any) -> None:
+        """Refuses owners of what the optimizer doesn't have, or sets itself."""
+        by_schedule = scheduled(opt_state)
+        known = hyperparameters(opt_state)
+        for name, owner in self._owners.items():
+            if name in by_schedule:
+                raise InvalidArgumentError(
+                    "callbacks",
+                    owner,
+                    f"the optimizer's own schedule sets {name!r} already; build the optimizer with"
+                    f" a number, or leave {owner} out",
+                )
+            if name not in known:
+                raise InvalidArgumentError(
+                    "callbacks",
+                    owner,
+                    f"the optimizer keeps no {name!r} in its state that it could set (it has"
+                    f" {sorted(known)}); give Supervised the factory, `optimizer=optax.adam,"
+                    " learning_rate=1e-3`, or build it with `optax.inject_hyperparams`",
+                )
+
+    def restored(self) -> Restored | None:
+        """What was found to go on with."""
+        for restore in self.restorers:
+            found = restore()
+            if found is not None:
+                return found
+        return None
