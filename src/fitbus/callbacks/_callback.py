@@ -42,14 +42,14 @@ class Callback:
         overflow: What a full mailbox of the concurrent hooks does.
         buffer_size: What that mailbox holds.
         on_error: What an error of a hook does.
-        adds_logs: Whether its `on_epoch_end` may add names to the logs. A monitor of a name that
-            nobody can add is refused before the first step.
+        adds_logs: Whether its `on_epoch_end` may add names to the logs, or the names that it may
+            add. A monitor of a name that nobody can add is refused before the first step.
     """
 
     overflow: ClassVar[Overflow] = "block"
     buffer_size: ClassVar[int] = 1024
     on_error: ClassVar[OnError] = "raise"
-    adds_logs: ClassVar[bool] = True
+    adds_logs: ClassVar[bool | frozenset[str]] = True
 
     run: Run[Any] | None = None
     params: Mapping[str, Any] = {}  # replaced, never changed
@@ -109,8 +109,11 @@ class Callback:
                 hooks=hooks,
             )
             end = hooks.get(EpochEnd)
-            if self.adds_logs and end is not None and not end.is_async:
-                run.open_logs = True
+            if end is not None and not end.is_async:
+                if isinstance(self.adds_logs, frozenset):
+                    run.preparation.added_logs |= self.adds_logs
+                elif self.adds_logs:
+                    run.open_logs = True
 
     def check_log_names(self, names: frozenset[str]) -> None:
         """Called before the first step with all the names that logs can have, where that is known.
@@ -131,7 +134,7 @@ class Callback:
 
     def _check_names(self, names: frozenset[str]) -> None:
         if self.run is not None and not self.run.open_logs:
-            self.check_log_names(names)
+            self.check_log_names(names | self.run.preparation.added_logs)
 
     def _overridden(self, name: str) -> Callable[..., Any] | None:
         """A hook that isn't this class' own."""

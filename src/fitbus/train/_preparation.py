@@ -50,12 +50,14 @@ class Preparation:
     """Monitors are checked, hyperparameters get one owner each, and a backup is restored.
 
     Attributes:
+        added_logs: Names that callbacks may add to the logs of an epoch.
         restorers: Asked, in order, before the run begins; the first answer that isn't None counts.
     """
 
     def __init__(self) -> None:
         self._checks: list[Callable[[frozenset[str]], object]] = []
         self._owners: dict[str, str] = {}
+        self.added_logs: frozenset[str] = frozenset()
         self.restorers: list[Callable[[], Restored | None]] = []
 
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
