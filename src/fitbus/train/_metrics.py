@@ -27,7 +27,8 @@ class Fold:
         value: What this batch contributes, a pytree.
         init: `() ->` the empty accumulator, a pytree of arrays.
         update: `(accumulator, value) -> accumulator`.
-        result: `(accumulator) ->` a scalar.
+        result: `(accumulator) ->` a scalar; or a dict of scalars, whose names then stand in the
+            logs instead of the fold's own: several metrics that are kept together.
     """
 
     value: Any
@@ -66,9 +67,18 @@ class MetricsLayout:
     def __init__(self, who: str, metrics: Any) -> None:
         check_metrics(who, metrics)
         self._who = who
-        self.names: tuple[str, ...] = tuple(sorted(metrics))
-        self._means = tuple(n for n in self.names if not isinstance(metrics[n], Fold))
-        self._folds = tuple(n for n in self.names if isinstance(metrics[n], Fold))
+        self._means = tuple(sorted(n for n in metrics if not isinstance(metrics[n], Fold)))
+        self._folds = tuple(sorted(n for n in metrics if isinstance(metrics[n], Fold)))
+        found_names = [*self._means]
+        for name in self._folds:
+            fold = metrics[name]
+            shown = jax.eval_shape(lambda fold=fold: fold.result(fold.init()))
+            found_names += shown if isinstance(shown, Mapping) else [name]
+        self.names: tuple[str, ...] = tuple(sorted(set(found_names)))
+        if len(self.names) < len(found_names):
+            raise InvalidArgumentError(
+                f"the metrics of {who}", sorted(found_names), "give each a name of its own"
+            )
         self._weighted = tuple(n for n in self._means if isinstance(metrics[n], tuple))
         for name in self._means:
             found = metrics[name]
@@ -110,19 +120,24 @@ class MetricsLayout:
         for name in self._folds:
             fold = metrics[name]
             kept[name] = self._updated(name, fold, kept[name])
-            so_far[name] = fold.result(kept[name])
-            now[name] = fold.result(fold.update(fold.init(), fold.value))
-            if jnp.shape(so_far[name]) != ():
-                raise InvalidArgumentError(
-                    f"the result of the metric {name!r} of {self._who}",
-                    jnp.shape(so_far[name]),
-                    "return a scalar",
-                )
+            so_far |= self._results(name, fold.result(kept[name]))
+            now |= self._results(name, fold.result(fold.update(fold.init(), fold.value)))
         vector = [values[name] for values in (so_far, now) for name in self.names]
         # The weights go along, and it is the host that makes a NaN of none: one made here would
         # stop a run under `jax_debug_nans`.
         stacked = jnp.stack([jnp.asarray(v, self.dtype) for v in vector])
         return (means, kept), jnp.concatenate([stacked, *weights])
+
+    def _results(self, name: str, result: Any) -> Mapping[str, Any]:
+        found = result if isinstance(result, Mapping) else {name: result}
+        for place, value in found.items():
+            if jnp.shape(value) != ():
+                raise InvalidArgumentError(
+                    f"the result of the metric {place!r} of {self._who}",
+                    jnp.shape(value),
+                    "return a scalar",
+                )
+        return found
 
     def _updated(self, name: str, fold: Fold, kept: Any) -> Any:
         new = fold.update(kept, fold.value)

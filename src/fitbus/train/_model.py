@@ -90,9 +90,12 @@ class ModelView(View):
         return self._engine("state").state
 
     def get_weights(self) -> list[np.ndarray[Any, Any]]:
-        """Copies of all parameters, NumPy arrays in the order of the pytree's leaves."""
-        params = self._engine("get_weights").state.params
-        return [np.array(leaf, copy=True) for leaf in jax.tree.leaves(params)]
+        """Copies of all parameters, NumPy arrays in the order of the pytree's leaves.
+
+        Of a task that says what its weights are (`weights(state)`), those.
+        """
+        weights = self._weights(self._engine("get_weights").state)
+        return [np.array(leaf, copy=True) for leaf in jax.tree.leaves(weights)]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Replaces all parameters; the optimizer's state stays as it is.
@@ -103,7 +106,7 @@ class ModelView(View):
         Raises:
             InvalidArgumentError: Their number or a shape is another.
         """
-        leaves, tree = jax.tree.flatten(self._engine("set_weights").state.params)
+        leaves, tree = jax.tree.flatten(self._weights(self._engine("set_weights").state))
         arrays = [np.asarray(weight) for weight in weights]
         if [array.shape for array in arrays] != [leaf.shape for leaf in leaves]:
             raise InvalidArgumentError(
@@ -112,8 +115,11 @@ class ModelView(View):
                 f"give arrays of the shapes {[leaf.shape for leaf in leaves]}",
             )
         new = [array.astype(leaf.dtype) for array, leaf in zip(arrays, leaves, strict=True)]
-        params = jax.tree.unflatten(tree, new)
-        self._post_now(UpdateState(lambda state: dataclasses.replace(state, params=params)))
+        put = getattr(self._trainer.steps.task, "with_weights", None)
+        weights = jax.tree.unflatten(tree, new)
+        if put is None:
+            put = lambda state, params: dataclasses.replace(state, params=params)  # noqa: E731  # for one call
+        self._post_now(UpdateState(lambda state: put(state, weights)))
 
     def save_weights(self, filepath: str | Path) -> None:
         """Writes the parameters to a file, as NumPy's npz, under the paths of their leaves.
@@ -196,6 +202,10 @@ class ModelView(View):
                 " things, such as SetLearningRate"
             )
         return engine
+
+    def _weights(self, state: TrainState) -> Any:
+        weights = getattr(self._trainer.steps.task, "weights", None)
+        return state.params if weights is None else weights(state)
 
     def _nested(self, nested: Nested, callbacks: Iterable[Any] | None) -> Any:
         attached = list(flattened(callbacks))

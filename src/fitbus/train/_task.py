@@ -53,6 +53,8 @@ class Task(Protocol):
       outside of any compiled function: where shapes, or the world outside, decide;
     - `finish(state) -> TrainState`, called at the end of a training, before `TrainEnd`;
     - `keep(state)`, called when a run has ended, whatever ended it, with the state that it left;
+    - `weights(state)` and `with_weights(state, weights) -> state`, a pytree of arrays, if what
+      callbacks keep and put back as the weights is more than `state.params`;
     - `pad = False`, if a short last batch must not be filled up (it is compiled a second time).
     """
 
