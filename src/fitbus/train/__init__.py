@@ -3,7 +3,7 @@
 from fitbus.train._history import History
 from fitbus.train._job import RunStatistics
 from fitbus.train._life import RunStatus
-from fitbus.train._metrics import Fold
+from fitbus.train._metrics import NO_MEAN, Fold
 from fitbus.train._model import ModelView, OptimizerView
 from fitbus.train._preparation import Position, Preparation, Restored
 from fitbus.train._run import Run
@@ -13,6 +13,7 @@ from fitbus.train._task import Batch, ControlAppliers, Metrics, Supervised, Task
 from fitbus.train._trainer import Trainer
 
 __all__ = [
+    "NO_MEAN",
     "Batch",
     "ControlAppliers",
     "Fold",

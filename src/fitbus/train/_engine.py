@@ -12,6 +12,7 @@ from fitbus.control import (
     Evaluate,
     Inbox,
     Pause,
+    Rejected,
     RestoreCheckpoint,
     Resume,
     SaveCheckpoint,
@@ -179,11 +180,20 @@ class Engine:
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""
+        if self.preparation.planned:
+            self._act_as_planned()
         self.publisher.boundary()
         if self._requests:
             self.serve_requests()
         while self._paused_by is not None:
             self._hold_paused()
+
+    def _act_as_planned(self) -> None:
+        for control, source in self.preparation.due(self.updates):
+            receipt = self.publisher.post(control, source)
+            self.publisher.desk.serve()
+            if isinstance(receipt.outcome, Rejected):
+                raise ControlRejectedError(control, receipt.outcome.why)
 
     def request(self, request: Request) -> None:
         """Asks for something at the next boundary. Any thread."""

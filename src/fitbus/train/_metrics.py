@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
-from typing import Any, final
+from typing import Any, Final, final
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,11 @@ import numpy as np
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._context import fetched
 
-__all__ = ["Fold", "MetricsLayout", "check_metrics"]
+__all__ = ["NO_MEAN", "Fold", "MetricsLayout", "check_metrics"]
+
+# What logs have where there is no weight. A NaN that was computed is another object: `is` tells a
+# batch of padding from a loss that diverged.
+NO_MEAN: Final = float("nan")
 
 
 @final
@@ -54,7 +57,7 @@ class MetricsLayout:
     truncation errors", CACM 8, 1965), so they are the same whoever listens, don't drift over
     millions of batches, and nothing is read from the device where nobody listens. Where the weights
     sum up to 0, of a batch or of all so far, there is no mean: it is NaN in the logs, and only
-    there, so that it is never the best one.
+    there, so that it is never the best one; it is the object `NO_MEAN`, which tells it from others.
 
     Args:
         who: The function whose metrics they are, for messages.
@@ -162,7 +165,7 @@ class MetricsLayout:
             for found, start in ((logs, 0), (own, len(self._weighted))):
                 for place, name in enumerate(self._weighted, start):
                     if weights[place] == 0:
-                        found[name] = math.nan
+                        found[name] = NO_MEAN
         return logs, own
 
 

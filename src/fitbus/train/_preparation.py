@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import Any, final
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias, final
 
+from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._applying import hyperparameters, scheduled
 from fitbus.train._state import TrainState
 
 __all__ = ["Position", "Preparation", "Restored"]
+
+Ask: TypeAlias = Callable[[int], tuple[Control | None, int | None]]
 
 
 @final
@@ -52,6 +56,7 @@ class Preparation:
     Attributes:
         added_logs: Names that callbacks may add to the logs of an epoch.
         restorers: Asked, in order, before the run begins; the first answer that isn't None counts.
+        planned: Who is asked at a step to come, soonest first; see `ask_at`.
     """
 
     def __init__(self) -> None:
@@ -59,6 +64,8 @@ class Preparation:
         self._owners: dict[str, str] = {}
         self.added_logs: frozenset[str] = frozenset()
         self.restorers: list[Callable[[], Restored | None]] = []
+        self.planned: list[tuple[int, int, str, Ask]] = []
+        self._plans = 0
 
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
         """Calls a check, before the first step, with the names that logs will have."""
@@ -83,6 +90,32 @@ class Preparation:
                 " overwrite each other; leave one of them out",
             )
         self._owners[hyperparameter] = owner
+
+    def ask_at(self, step: int, source: str, ask: Ask) -> None:
+        """Asks for a control exactly before an update, without holding training anywhere else.
+
+        For a waiting hook of `TrainBegin`, or a later one: steps go on running ahead until then,
+        where a waiting hook of every batch would make each of them exact. A rejected control fails
+        the run.
+
+        Args:
+            step: Completed updates at the boundary; one that is past means the next boundary.
+            source: Who sends the control.
+            ask: Called in the training thread with the completed updates. Returns a control that
+                acts there, or None; and the step at which to be asked again, or None.
+        """
+        self._plans += 1
+        heapq.heappush(self.planned, (step, self._plans, source, ask))
+
+    def due(self, step: int) -> Iterator[tuple[Control, str]]:
+        """The controls that were planned for a step, with their sources."""
+        while self.planned and self.planned[0][0] <= step:
+            _, _, source, ask = heapq.heappop(self.planned)
+            control, again = ask(step)
+            if again is not None:
+                self.ask_at(max(again, step + 1), source, ask)
+            if control is not None:
+                yield control, source
 
     def check_names(self, names: Iterable[str]) -> None:
         """Makes the checks, with the names of the logs."""
