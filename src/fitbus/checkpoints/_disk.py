@@ -1,0 +1,84 @@
+"""Files and directories that are there whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Generator
+from pathlib import Path
+
+from fitbus.errors import FitbusError, InvalidArgumentError
+
+__all__ = ["absolute", "moved_in", "previous_of", "replacing", "sync"]
+
+
+def absolute(path: str | Path) -> Path:
+    """A path that stays the same when the working directory changes."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise InvalidArgumentError("path", path, "give a path")
+    return Path(os.path.abspath(path))  # noqa: PTH100  # unlike `absolute()`, without ".."
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[Path, None, None]:
+    """Gives the path of a temporary file or directory beside another; nothing of it is left.
+
+    What is at it when the block is left normally must have been moved.
+
+    Raises:
+        FitbusError: It can't be written: the error names the path, and what to do.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+    except OSError as error:
+        raise FitbusError(
+            f"{path} couldn't be written: {error.strerror or error}; is its folder one that can be"
+            " written to, and is there room on the disk?"
+        ) from error
+    finally:
+        for left in (temporary, temporary.with_name(f"{temporary.name}.orbax-checkpoint-tmp")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    left.unlink()
+
+
+def previous_of(path: Path) -> Path:
+    """Where the directory that is being replaced lies for a moment."""
+    return path.with_name(f".{path.name}.previous")
+
+
+def moved_in(temporary: Path, path: Path) -> None:
+    """Puts a directory where another one may be; there is a whole one at every moment.
+
+    The other one is moved aside first, since no system replaces one directory by another in one
+    step: one who is killed between the two leaves it there, to be read.
+    """
+    previous = previous_of(path)
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        path.rename(previous)
+    try:
+        temporary.rename(path)
+    except OSError:
+        if previous.exists():
+            previous.rename(path)
+        raise
+    sync(path.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
+    if os.name != "posix" and path.is_dir():
+        return  # there, a directory can't be opened
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

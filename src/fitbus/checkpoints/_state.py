@@ -1,0 +1,196 @@
+"""A whole state as a directory of Orbax'."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fitbus.checkpoints._disk import absolute, moved_in, previous_of, replacing, sync
+from fitbus.checkpoints._extra import check_installed
+from fitbus.checkpoints._named import (
+    Array,
+    check_sums,
+    empty_leaves,
+    named_arrays,
+    put_back,
+    sums,
+)
+from fitbus.errors import FitbusError, InvalidArgumentError
+
+__all__ = ["load_state", "save_state", "write_state"]
+
+T = TypeVar("T")
+
+_MARK = "_CHECKPOINT_METADATA"  # Orbax' own file in each of its checkpoints
+_SUMS = "fitbus_crc32"
+
+
+def save_state(path: str | Path, state: Any) -> None:
+    """Writes a whole state, with Orbax, to a directory; the old one stays until it is whole.
+
+    All of it is kept: parameters, the optimizer's state, the step, the random key (as its data) and
+    `extra`. It is written beside its place, with parent folders as needed, brought to the disk, and
+    moved there: whoever is killed meanwhile leaves the previous one, which `load_state` finds, and
+    perhaps a hidden one ending in `.tmp`, which nobody reads. Takes a copy of the state in memory.
+
+    Orbax itself reads the directory as nested dictionaries of NumPy arrays:
+    `orbax.checkpoint.StandardCheckpointer().restore(path)`.
+
+    Args:
+        path: The directory. One that is there is replaced only if it is such a checkpoint, or
+            empty.
+        state: A `TrainState`: `trainer.state`, or what `await run.snapshot()` gives.
+
+    Raises:
+        FitbusError: Orbax isn't installed, or the directory can't be written (its message names
+            it).
+        InvalidArgumentError: A leaf is no array; or what is at `path` is no checkpoint, and isn't
+            replaced by one.
+
+    Source: https://orbax.readthedocs.io
+    """
+    write_state(path, named_arrays(state))
+
+
+def write_state(path: str | Path, named: Mapping[str, Array]) -> None:
+    """Writes what `named_arrays` copied, as `save_state` does. Any thread.
+
+    Args:
+        path: The directory.
+        named: The arrays, by name; nobody may change them meanwhile.
+
+    Raises:
+        FitbusError: As of `save_state`.
+        InvalidArgumentError: As of `save_state`.
+    """
+    check_installed("save_state", "orbax.checkpoint")
+    target = absolute(path)
+    if target.is_dir():
+        if any(target.iterdir()) and not (target / _MARK).exists():
+            raise InvalidArgumentError(
+                "path",
+                str(path),
+                "it is a directory with something else in it, which isn't replaced; give a path of"
+                " its own",
+            )
+    elif target.exists():
+        raise InvalidArgumentError(
+            "path", str(path), "it is a file; a whole state is a directory: give another path"
+        )
+    with replacing(target) as temporary:
+        try:
+            _apart(lambda: _write(temporary, named))
+        except Exception as error:  # Orbax and TensorStore say it in many ways
+            raise OSError(f"{type(error).__name__}: {error}") from error
+        for file in [*temporary.rglob("*"), temporary]:
+            sync(file)
+        moved_in(temporary, target)
+
+
+def load_state(path: str | Path, like: T) -> T:
+    """Reads a whole state that `save_state` wrote.
+
+        trainer = fitbus.Trainer(task, load_state(path, trainer.state))
+
+    Args:
+        path: The directory.
+        like: A state of the same structure, shapes and dtypes, such as a new trainer's. The new
+            arrays lie where its arrays do: on their devices, sharded as they are, or in NumPy's.
+
+    Returns:
+        A state of the structure of `like`; bit for bit what was saved.
+
+    Raises:
+        InvalidArgumentError: There is no such directory, or it is a file; or a name, a shape or a
+            dtype differs: the first one at fault is named, and nothing is returned.
+        FitbusError: It is truncated or corrupted; or Orbax isn't installed.
+    """
+    check_installed("load_state", "orbax.checkpoint")
+    source = absolute(path)
+    if not source.exists() and previous_of(source).exists():
+        source = previous_of(source)  # who replaced it was killed in between
+    if source.is_file():
+        raise InvalidArgumentError(
+            "path", str(path), "it is a file, and a whole state a directory; load_weights reads one"
+        )
+    if not source.exists():
+        raise InvalidArgumentError("path", str(path), "there is no such directory")
+    try:
+        tree, kept = _apart(lambda: _read(source))
+        named = dict(_flat(tree))
+    except Exception as error:
+        raise FitbusError(
+            f"{source} couldn't be read: it is truncated, corrupted, or no whole state"
+            f" ({type(error).__name__}: {error}); take another checkpoint"
+        ) from error
+    check_sums(named, kept, source)
+    return put_back(like, {**empty_leaves(like), **named}, source)
+
+
+def _write(path: Path, named: Mapping[str, Array]) -> None:
+    import orbax.checkpoint as ocp  # type: ignore[import-untyped]  # it has no types
+
+    kept = {name: array for name, array in named.items() if array.size}  # Orbax refuses the others
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        checkpointer.save(
+            path,
+            args=ocp.args.StandardSave(_nested(kept)),
+            custom_metadata={_SUMS: sums(kept)},
+        )
+
+
+def _read(path: Path) -> tuple[Any, dict[str, int]]:
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        metadata: Any = checkpointer.metadata(path)
+        kept = dict(metadata.custom_metadata or {})
+        return checkpointer.restore(path), kept.get(_SUMS, {})
+
+
+def _nested(named: Mapping[str, Array]) -> dict[str, Any]:
+    """Dictionaries in dictionaries, as Orbax' users expect; no name lies in another."""
+    tree: dict[str, Any] = {}
+    for name, array in named.items():
+        *outer, last = name.split(".")
+        place = tree
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[last] = array
+    return tree
+
+
+def _flat(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Array]]:
+    """The opposite; also of what others wrote, with lists."""
+    if isinstance(tree, dict | list | tuple):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return [leaf for key, part in items for leaf in _flat(part, (*path, str(key)))]
+    return [] if tree is None else [(".".join(path), tree)]
+
+
+R = TypeVar("R")
+
+
+def _apart(work: Callable[[], R]) -> R:
+    """Does work in a thread of its own, and waits for it.
+
+    Orbax runs event loops, and patches asyncio where one runs already; and it leaves marks on the
+    thread that AnyIO's worker threads need.
+    """
+    result: list[R] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:  # noqa: BLE001  # raised by who waits
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="fitbus checkpoint", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return result[0]
