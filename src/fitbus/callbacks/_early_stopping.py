@@ -27,7 +27,8 @@ class EarlyStopping(Callback):
         verbose: 1 prints when it stops and restores.
         mode: `"min"`, `"max"`, or `"auto"`: what the words of the name say (loss, error, ... are
             to fall; accuracy, auc, ... to rise).
-        baseline: A value that must be beaten for patience to start anew.
+        baseline: A value that must be beaten for patience to start anew; an epoch that improves
+            without beating it uses up patience too, but never stops.
         restore_best_weights: Whether the parameters of the best epoch are put back at the end of
             training, whatever ended it.
         start_from_epoch: Judges no epoch before this one (from 0).
@@ -112,7 +113,7 @@ class EarlyStopping(Callback):
                 self.best_weights = self.model.get_weights()
             if self.baseline is None or self._monitor.improves(value, self.baseline):
                 self.wait = 0
-                return
+            return  # what improves goes on, whether it beats the baseline or not
         if self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True

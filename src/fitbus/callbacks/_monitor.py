@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from typing import Literal, final, get_args
@@ -57,6 +58,9 @@ class Monitor:
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best one, by more than `min_delta`. NaN never is.
 
+        As in Keras they are compared as float32, in which metrics are computed: from 0.3 to 0.2 is
+        exactly 0.1 then, and not more by a rounding.
+
         Raises:
             InvalidArgumentError: The mode is `"auto"`, and the name doesn't tell the direction.
         """
@@ -66,8 +70,8 @@ class Monitor:
         if best is None:
             return True
         if more_is_better:
-            return value - self._min_delta > best
-        return value + self._min_delta < best
+            return _single(value - self._min_delta) > _single(best)
+        return _single(value + self._min_delta) < _single(best)
 
     def check_direction(self) -> bool:
         """Whether more is better; refuses a name from which that can't be told."""
@@ -98,6 +102,11 @@ class Monitor:
             raise InvalidArgumentError(
                 f"{self._owner}.{argument}", value, "give a whole number of at least 0"
             )
+
+
+def _single(value: float) -> float:
+    """The float32 next to a number; infinite beyond them."""
+    return ctypes.c_float(value).value
 
 
 def _more_is_better(name: str) -> bool | None:
