@@ -60,7 +60,7 @@ from fitbus.events import (
 )
 
 if TYPE_CHECKING:
-    from fitbus import testing, train
+    from fitbus import checkpoints, keras, testing, train
     from fitbus.train import (
         Batch,
         Fold,
@@ -131,10 +131,12 @@ __all__ = [
     "UpdateState",
     "bus",
     "callbacks",
+    "checkpoints",
     "control",
     "errors",
     "events",
     "handler",
+    "keras",
     "stop_on_signals",
     "testing",
     "train",
@@ -169,7 +171,7 @@ def __getattr__(name: str) -> Any:
     """Loads what needs JAX, and the packages that aren't always needed, when first asked for."""
     if name in _FROM_TRAIN:
         return getattr(importlib.import_module("fitbus.train"), name)
-    if name in ("testing", "train"):
+    if name in ("checkpoints", "keras", "testing", "train"):
         return importlib.import_module(f"fitbus.{name}")
     raise AttributeError(f"module 'fitbus' has no attribute {name!r}")
 

@@ -56,6 +56,11 @@ class Callback:
     _model: ModelView | None = None
 
     @property
+    def name(self) -> str:
+        """What it is called in reports, and as the source of its controls."""
+        return type(self).__qualname__
+
+    @property
     def model(self) -> Any:
         """The Keras-shaped view of the run; typed loosely, since Keras' own may stand here."""
         return self._model
@@ -76,7 +81,7 @@ class Callback:
                 has it: `self.run` and `self.model` are those of one run.
             InvalidHandlerError: A hook can't be called with what it gets.
         """
-        name = type(self).__qualname__
+        name = self.name
         had = self.run
         live = ("running", "paused", "finishing")
         if had is not None and (had.status in live or (had is run and had.status == "pending")):

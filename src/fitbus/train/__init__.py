@@ -1,5 +1,6 @@
 """What computes: tasks, the trainer, its runs, and the state that they train."""
 
+from fitbus.train._engine import Engine
 from fitbus.train._history import History
 from fitbus.train._job import RunStatistics
 from fitbus.train._life import RunStatus
@@ -16,6 +17,7 @@ __all__ = [
     "NO_MEAN",
     "Batch",
     "ControlAppliers",
+    "Engine",
     "Fold",
     "History",
     "Metrics",

@@ -47,9 +47,9 @@ class ArraySource(Source):
         self._ones: Any = None
         self.steps = -(-self._count // self._size)
         self.may_block = False
-        self.restarts = True
+        self.restarts = self.seeks = True
 
-    def begin(self, number: int) -> Iterator[HostBatch]:
+    def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
         """Begins a pass."""
         order: np.ndarray[Any, Any] | None = None
         if self._shuffle:
@@ -57,11 +57,11 @@ class ArraySource(Source):
         size = self._size
         if self._weight is None:
             self._ones = ones(size)  # here: under the JAX settings of the run
-        for start in range(0, self._count - size + 1, size):
+        for start in range(first * size, self._count - size + 1, size):
             stop = start + size
             picked = slice(start, stop) if order is None else order[start:stop]
             yield HostBatch(self._batch(picked, self._weights(picked)), size)
-        if rest := self._count % size:
+        if (rest := self._count % size) and first < self.steps:
             yield self._short_batch(np.arange(self._count) if order is None else order, rest)
 
     def _batch(self, picked: Any, weight: Any) -> Batch:

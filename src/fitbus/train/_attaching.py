@@ -30,6 +30,11 @@ def attach(run: Run[Any], callback: Any) -> None:
         )
     if callable(attach_to := getattr(callback, "attach", None)):
         attach_to(run)
+    elif callable(getattr(callback, "set_model", None)):
+        import fitbus  # the front door knows who can deal with objects of Keras
+
+        for part in _parts(callback):
+            fitbus.keras.KerasCallback(part).attach(run)
     elif callable(callback):
         run.add(callback)
     else:
@@ -54,6 +59,15 @@ def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int =
             if subscription.run == run.id and subscription not in before:
                 subscription.cancel()  # nobody will ever start the run
         raise
+
+
+def _parts(callback: Any) -> Iterator[Any]:
+    """What is in a `keras.callbacks.CallbackList`, or else the object itself."""
+    parts = getattr(callback, "callbacks", None)
+    if isinstance(parts, list) and callable(getattr(callback, "append", None)):
+        yield from parts
+    else:
+        yield callback
 
 
 def flattened(callbacks: Iterable[Any] | None) -> Iterator[Any]:

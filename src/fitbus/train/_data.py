@@ -55,9 +55,9 @@ class IterableSource(Source):
         self.may_block = not isinstance(data, list)
         self.restarts = not isinstance(data, Iterator | AsyncIterator)
 
-    def begin(self, number: int) -> Iterator[HostBatch]:
+    def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
         """Begins a pass."""
-        del number
+        del number, first
         data = self._data() if callable(self._data) else self._data
         if isinstance(data, AsyncIterable):
             items = aiter(data)

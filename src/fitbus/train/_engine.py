@@ -160,7 +160,9 @@ class Engine:
         first = feed.peek()
         if first is not None:
             self.activity = "in the task's `prepare`"
-            self.take(prepare(self.state, first.batch))
+            new = prepare(self.state, first.batch)
+            if new is not self.state:
+                self.take(new)
 
     def finish(self) -> None:
         """Lets a task put the last hand to the state of a training, before its end is told."""

@@ -45,7 +45,9 @@ class Feed:
         self._peeked: HostBatch | None = None
         self._any = False
         self._warned = False
+        self._taken = 0  # batches of this pass that were handed out
         self._done = 0  # batches of the next epoch that come from a backup
+        self._over = False  # and whether these were all
         self.exhausted = False
         self.called_off = False
         self.steps = source.steps if steps is None else steps
@@ -56,42 +58,91 @@ class Feed:
         """What the order of shuffled data is made from."""
         return self._source.order
 
-    def go_to(self, epochs: int, batches: int, order: tuple[int, ...]) -> None:
+    @property
+    def place(self) -> tuple[int, int]:
+        """The number of the pass, from 0, and how many of its batches were handed out."""
+        return (self._passes, 0) if self._batches is None else (self._passes - 1, self._taken)
+
+    def go_to(
+        self,
+        epochs: int,
+        batches: int,
+        order: tuple[int, ...] = (),
+        place: tuple[int, int] | None = None,
+    ) -> tuple[int, int]:
         """Leaves out what a training that goes on has seen already.
 
         Args:
             epochs: Whole epochs of it, and
             batches: batches of the next one.
             order: What the order of shuffled data was made from; empty for as it is.
+            place: Its `place` in the data; counted from the two unless given, as if each epoch had
+                all its batches.
+
+        Returns:
+            The `place` where it goes on.
+
+        Raises:
+            DataError: The data end before.
         """
-        if self._source.restarts:
+        restarts, steps = self._source.restarts, self._source.steps
+        if restarts:
             self.close()
-        self._passes, self._done = 0, batches
         if order:
             self._source.order = order
-        left = batches
-        if self._limit is not None:
-            left += epochs * self._limit
-        elif self._source.restarts:
-            self._passes = epochs
-        if self._limit is not None and self._source.restarts and self._source.steps:
-            self._passes, left = divmod(left, self._source.steps)
-        for _ in range(left):
-            if self._next() is None and (not self._source.restarts or self._next() is None):
+        self._done, self._over = batches, False
+        if place is not None:
+            self._passes, left = place
+        elif self._limit is None:
+            self._passes, left = epochs if restarts else 0, batches
+        else:
+            self._passes, left = 0, epochs * self._limit + batches
+            if restarts and steps:
+                self._passes, left = divmod(left, steps)
+        if self._limit is None and restarts and not batches and left:
+            self._passes, left = self._passes + 1, 0  # that epoch ended early
+        try:
+            if not self._leave_out(left):
                 raise DataError(
                     self._argument,
-                    f"it ended before the place to go on at, {batches} batches into the epoch that"
-                    f" comes after {epochs} of them; give the data that were trained on before",
+                    f"it ended before the place to go on at, batch {batches} of the epoch that"
+                    f" comes after {epochs}; give the data that were trained on before",
                 )
+            found = self.place
+            if batches and (self._limit is None or not restarts):
+                self._over = not self._look()
+        except Interrupted:
+            return self.place
+        return found
+
+    def _leave_out(self, count: int) -> bool:
+        """Goes past batches; tells whether there were so many."""
+        source = self._source
+        if source.seeks and count:
+            if source.steps is not None and count > source.steps:
+                return False
+            self._batches, self._taken = source.begin(self._passes, count), count
+            self._passes += 1
+            return True
+        for _ in range(count):
+            if self._next() is None and (not source.restarts or self._next() is None):
+                return False
+        return True
 
     def peek(self) -> HostBatch | None:
-        """The first batch, which the next epoch begins with; None if it was called off.
+        """The first batch, which the next epoch begins with.
+
+        Returns:
+            None if it was called off, or if what is gone on with had no further one.
 
         Raises:
             DataError: There is none.
         """
         try:
-            if not self._look():
+            again = self._taken and self._source.restarts  # that pass had all been seen
+            if not self._look() and not (again and self._look()):
+                if self._over:
+                    return None
                 raise DataError(
                     self._argument,
                     "it gave no batch; was an iterator used before? give a list,"
@@ -111,9 +162,12 @@ class Feed:
         whole = self._limit is None and self._source.restarts
         if (self._anew or whole) and self._peeked is None and not self._done:
             self._drop()
-        if self._each or not self._any:
+        if (self._each or not self._any) and not self._over:
             self.peek()
         count, self._done = self._done, 0
+        over, self._over = self._over, False
+        if over:
+            return
         while self._limit is None or count < self._limit:
             try:
                 batch = self._next()
@@ -133,7 +187,7 @@ class Feed:
     def has_more(self) -> bool:
         """Whether another epoch can begin; warns if data ran out. False if it was called off."""
         try:
-            found = self._source.restarts or self._look()
+            found = self._source.restarts or self._over or self._look()
         except Interrupted:
             return False
         if not found:
@@ -154,7 +208,7 @@ class Feed:
     def _look(self) -> bool:
         """Whether there is a next batch; waits for it."""
         if self._peeked is None:
-            self._peeked = self._next()
+            self._peeked = self._pull()
         return self._peeked is not None
 
     def _drop(self) -> None:
@@ -177,13 +231,19 @@ class Feed:
 
     def _next(self) -> HostBatch | None:
         """The next batch of the pass; None at its end."""
-        if self._peeked is not None:
-            batch, self._peeked = self._peeked, None
-            return batch
+        batch, self._peeked = self._peeked, None
+        if batch is None:
+            batch = self._pull()
+        if batch is not None:
+            self._taken += 1
+        return batch
+
+    def _pull(self) -> HostBatch | None:
+        """The same, from the source, to be handed out later."""
         if self.exhausted:
             return None
         if self._batches is None:
-            self._batches = self._source.begin(self._passes)
+            self._batches, self._taken = self._source.begin(self._passes), 0
             self._passes += 1
         found = next(self._batches, None)
         if found is not None:

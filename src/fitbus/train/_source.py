@@ -26,17 +26,20 @@ class Source(abc.ABC):
         may_block: Whether a batch can be long in coming.
         restarts: Whether another pass can begin when one is used up.
         order: What the order of shuffled data is made from.
+        seeks: Whether a pass can begin elsewhere than at its first batch.
     """
 
     steps: int | None
     may_block: bool
     restarts: bool
     order: tuple[int, ...] = ()
+    seeks: bool = False
 
     @abc.abstractmethod
-    def begin(self, number: int) -> Iterator[HostBatch]:
-        """Begins a pass, from its first batch.
+    def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
+        """Begins a pass.
 
         Args:
             number: Counts the passes; the order of a shuffled one depends on it alone.
+            first: The batch that it begins with; other than 0 only if the source `seeks`.
         """

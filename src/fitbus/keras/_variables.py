@@ -1,0 +1,122 @@
+"""The variables of a compiled Keras model, and the state of a training that they correspond to."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, final
+
+import jax.numpy as jnp
+from keras import Variable
+
+from fitbus.train import TrainState
+
+__all__ = ["OptimizerState", "Variables", "learning_rates"]
+
+
+class OptimizerState(NamedTuple):
+    """A Keras optimizer's variables, in the shape in which controls find hyperparameters.
+
+    Attributes:
+        hyperparams: The learning rate: `learning_rate`, or `learning_rate_<name>` for each inner
+            optimizer of several.
+        hyperparams_states: The names that a schedule drives.
+        inner_state: All other variables, in their order.
+    """
+
+    hyperparams: dict[str, Any]
+    hyperparams_states: dict[str, Any]
+    inner_state: list[Any]
+
+
+@final
+class Variables:
+    """Reads a model's variables into a state, and writes a state into them.
+
+    Args:
+        model: The model, built, with an optimizer that is built.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.trainable: list[Any] = list(model.trainable_variables)
+        self.others: list[Any] = list(model.non_trainable_variables)
+        self.optimizer: list[Any] = list(model.optimizer.variables)
+        self.rates: dict[str, Any] = learning_rates(model.optimizer)
+        places = {id(variable): place for place, variable in enumerate(self.optimizer)}
+        self._rate_places = {
+            name: places[id(rate)]
+            for name, rate in self.rates.items()
+            if isinstance(rate, Variable)
+        }
+
+    @property
+    def all(self) -> list[Any]:
+        """All of them, in the order of `values`."""
+        return [*self.trainable, *self.others, *self.optimizer]
+
+    def same_as(self, other: Variables | None) -> bool:
+        """Whether the model still has the variables that it had."""
+        return other is not None and [*map(id, self.all)] == [*map(id, other.all)]
+
+    def read(self, key: Any, step: Any = None) -> TrainState:
+        """The state that the variables hold; the very arrays."""
+        values = [variable.value for variable in self.optimizer]
+        if step is None:
+            step = jnp.asarray(self.model.optimizer.iterations.value, jnp.int32)
+        return TrainState(
+            step=step,
+            params=[variable.value for variable in self.trainable],
+            opt_state=self.packed(values),
+            key=key,
+            extra=[variable.value for variable in self.others],
+        )
+
+    def values(self, state: TrainState) -> list[Any]:
+        """The state's arrays, in the order of `all`."""
+        return [*state.params, *state.extra, *self.unpacked(state.opt_state)]
+
+    def write(self, values: list[Any]) -> None:
+        """Puts arrays into the variables."""
+        for variable, value in zip(self.all, values, strict=True):
+            variable.assign(value)
+
+    def packed(self, values: list[Any], rate: Any = None) -> OptimizerState:
+        """The optimizer's state of its variables' values.
+
+        Args:
+            values: In the order of its variables.
+            rate: The learning rate that a schedule gives; what the optimizer says unless given.
+        """
+        places = set(self._rate_places.values())
+        driven = [name for name in self.rates if name not in self._rate_places]
+        rates = {name: values[place] for name, place in self._rate_places.items()}
+        if driven:
+            found = self.model.optimizer.learning_rate if rate is None else rate
+            rates |= {name: jnp.asarray(found, jnp.float32) for name in driven}
+        return OptimizerState(
+            rates,
+            {name: () for name in driven},
+            [value for place, value in enumerate(values) if place not in places],
+        )
+
+    def unpacked(self, state: OptimizerState) -> list[Any]:
+        """The values of the optimizer's variables, in their order."""
+        rest = iter(state.inner_state)
+        by_place = {place: state.hyperparams[name] for name, place in self._rate_places.items()}
+        return [
+            by_place[place] if place in by_place else next(rest)
+            for place in range(len(self.optimizer))
+        ]
+
+
+def learning_rates(optimizer: Any) -> dict[str, Any]:
+    """The learning rate of an optimizer, by name: a variable, or what drives it."""
+    while hasattr(optimizer, "inner_optimizer"):  # one that scales the loss
+        optimizer = optimizer.inner_optimizer
+    inner = getattr(optimizer, "_inner_optimizers", None)
+    if inner:
+        return {
+            f"learning_rate_{part.name}": rate
+            for part in inner
+            for rate in learning_rates(part).values()
+        }
+    return {"learning_rate": optimizer._learning_rate}  # noqa: SLF001  # the public one is its value
