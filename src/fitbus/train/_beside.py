@@ -12,7 +12,8 @@ from fitbus._loops import LoopHandle, run_in_daemon_thread
 from fitbus.bus import stands_in, stood_for
 from fitbus.errors import RunEndedError, WrongThreadError
 from fitbus.train._attaching import flattened
-from fitbus.train._engine import Engine, Request
+from fitbus.train._engine import Engine
+from fitbus.train._request import Request
 from fitbus.train._state import TrainState, copied
 
 if TYPE_CHECKING:

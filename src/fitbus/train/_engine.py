@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, final
 
 from fitbus.bus import Bus, Publisher
@@ -19,16 +19,17 @@ from fitbus.control import (
     StopEpoch,
     StopTraining,
 )
-from fitbus.errors import ControlRejectedError
+from fitbus.errors import ControlRejectedError, InvalidArgumentError
 from fitbus.events import EndReason, RunPaused, RunResumed
 from fitbus.train._applying import apply_to_state
 from fitbus.train._feed import Feed
 from fitbus.train._pipeline import Flight
 from fitbus.train._preparation import Position, Preparation
-from fitbus.train._state import TrainState, from_host, is_lost, on_host, placed
+from fitbus.train._request import Request
+from fitbus.train._state import TrainState, alike, from_host, is_lost, on_host, placed
 from fitbus.train._steps import Steps
 
-__all__ = ["Engine", "Request", "Stop"]
+__all__ = ["Engine", "Stop"]
 
 
 class Settles(Protocol):
@@ -48,36 +49,6 @@ class Stop(NamedTuple):
 
 
 @final
-class Request:
-    """Something that another thread wants done at a boundary, such as a snapshot."""
-
-    def __init__(self, work: Callable[[TrainState], Any], tell: Callable[[], object]) -> None:
-        self._work = work
-        self._tell = tell
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.done = False
-
-    def serve(self, state: TrainState) -> None:
-        """Does it, and tells who asked."""
-        try:
-            self.value = self._work(state)
-        except Exception as error:  # noqa: BLE001  # belongs to who asked
-            self.error = error
-        self.finish()
-
-    def refuse(self, error: BaseException) -> None:
-        """Says that it won't be done."""
-        self.error = error
-        self.finish()
-
-    def finish(self) -> None:
-        """Tells who asked."""
-        self.done = True
-        self._tell()
-
-
-@final
 class Engine:
     """The state of a live run, and its boundaries. For the training thread, except where said.
 
@@ -93,8 +64,10 @@ class Engine:
         end_reason: Why it ends; None before.
         epoch: The epoch of the next batch, and
         batch: how many of its batches are done,
-        running: with the running values of its metrics, on the device.
-        order: What the order of shuffled data is made from.
+        running: with the running values of its metrics, on the device, and
+        read: how to read the logs that they stand for.
+        order: What the order of shuffled data is made from, and
+        place: how far in them the batches that are done reach (`Feed.place`).
         start: Where training was asked to begin; read after `TrainBegin`.
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
@@ -124,7 +97,9 @@ class Engine:
         self.end_reason: EndReason | None = None
         self.epoch = self.batch = 0
         self.running: Any = None
+        self.read: Callable[[], Mapping[str, float]] = dict
         self.order: tuple[int, ...] = ()
+        self.place: tuple[int, int] | None = None
         self.start: Position | None = None
         self.preparation = preparation or Preparation()
         self.stop_evaluation = False
@@ -160,7 +135,7 @@ class Engine:
         first = feed.peek()
         if first is not None:
             self.activity = "in the task's `prepare`"
-            new = prepare(self.state, first.batch)
+            new = _a_state("prepare", prepare(self.state, first.batch))
             if new is not self.state:
                 self.take(new)
 
@@ -168,17 +143,30 @@ class Engine:
         """Lets a task put the last hand to the state of a training, before its end is told."""
         finish = getattr(self.steps.task, "finish", None)
         if finish is not None and not is_lost(self.state):
-            self.state = placed(finish(self.state))
+            self.activity = "in the task's `finish`"
+            found = _a_state("finish", finish(self.state))
+            self.state = alike("the task's `finish`", self.state, found)
 
     def take(self, state: TrainState) -> None:
-        """Goes on with another state, such as a snapshot of `run.snapshot()`."""
+        """Goes on with another state, of whatever structure."""
         self.state = placed(from_host(state))
+        self.updates = self.publisher.step = int(self.state.step)
+
+    def restore(self, state: TrainState) -> None:
+        """Goes on with a state of before, such as a snapshot, placed as the present one is.
+
+        Raises:
+            InvalidArgumentError: Its structure, a shape or a dtype is another.
+        """
+        self.state = alike("the backup", self.state, state)
         self.updates = self.publisher.step = int(self.state.step)
 
     def position(self) -> Position:
         """Where the boundary lies at which the training thread stands."""
-        running = on_host(self.running) if self.batch else None
-        return Position(self.epoch, self.batch, self.order, running)
+        if not self.batch:
+            return Position(self.epoch, 0, self.order, place=self.place)
+        logs = dict(self.read())
+        return Position(self.epoch, self.batch, self.order, on_host(self.running), logs, self.place)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""
@@ -285,3 +273,9 @@ class Engine:
             case _:
                 self.state = apply_to_state(self.steps.task, self.state, control)
         return None
+
+
+def _a_state(hook: str, found: Any) -> TrainState:
+    if not isinstance(found, TrainState):
+        raise InvalidArgumentError(f"task.{hook}", found, "it must return a TrainState")
+    return found

@@ -30,7 +30,6 @@ from fitbus.train._metrics import MetricsLayout
 from fitbus.train._pipeline import Pipeline
 from fitbus.train._preparation import Position
 from fitbus.train._source import HostBatch
-from fitbus.train._state import check_same
 from fitbus.train._steps import zeros
 from fitbus.train._task import Batch
 
@@ -69,7 +68,8 @@ class FitJob:
         self._feed = feed
         self.feeds = (feed,) if validation is None else (feed, validation)
         self.epochs = epochs
-        self._initial_epoch = initial_epoch
+        self._initial_epoch = self._first_epoch = initial_epoch
+        self._before: Mapping[str, float] = {}
         self._validation = validation
         self._validation_freq = validation_freq
         self._layout: MetricsLayout | None = None
@@ -85,13 +85,18 @@ class FitJob:
         """Does it, in the training thread."""
         publisher = engine.publisher
         engine.prepare(self._feed)
-        engine.order = self._feed.order
+        engine.order, engine.place = self._feed.order, self._feed.place
+        engine.activity = "looking for a backup"
         restored = engine.preparation.restored()
         if restored is not None:
             if restored.state is not None:
-                check_same("the backup", engine.state, restored.state)
-                engine.take(restored.state)
+                engine.restore(restored.state)
+            engine.activity = "waiting for the batch to go on with"
             self._go_to(engine, restored.position)
+            epochs, values = restored.history
+            self.history.go_on(epochs, values)
+            self._logs = {n: v[-1] for n, v in values.items() if len(v) == len(epochs) > 0}
+            engine.preparation.resumed = restored.position
         engine.preparation.check_owners(engine.state.opt_state)
         publisher.epoch = engine.epoch = self._initial_epoch
         if self._validation is not None:
@@ -105,6 +110,8 @@ class FitJob:
                 initial_epoch=self._initial_epoch,
             )
         )
+        if restored is not None:
+            engine.preparation.load_callback_states(restored.callbacks)
         if engine.start is not None:
             self._go_to(engine, engine.start)
         engine.boundary()
@@ -136,10 +143,16 @@ class FitJob:
 
     def _go_to(self, engine: Engine, position: Position) -> None:
         """Begins elsewhere than at the first batch."""
-        self._feed.go_to(position.epoch - self._initial_epoch, position.batch, position.order)
+        engine.place = self._feed.go_to(
+            max(0, position.epoch - self._first_epoch),
+            position.batch,
+            position.order,
+            position.place,
+        )
         engine.order = self._feed.order
         self._initial_epoch = engine.epoch = position.epoch
         engine.batch, engine.running = position.batch, position.running
+        self._before = dict(position.logs)
         engine.publisher.epoch = position.epoch
 
     def _prepare(self, engine: Engine) -> None:
@@ -196,15 +209,23 @@ class FitJob:
         shared = publisher.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
         self._logs = _numbers(shared)
+        self._boundary(engine)
+
+    def _boundary(self, engine: Engine) -> None:
         engine.boundary()
+        for visit in engine.preparation.boundaries:
+            visit(engine)
 
     def _batches(self, engine: Engine) -> dict[str, float]:
         """The batches of an epoch. Returns their means."""
         layout = self._layout
-        assert layout is not None
+        before, self._before = self._before, {}
+        if layout is None:  # a backup of an epoch all of whose batches are done, and were the last
+            return dict(before)
         pipeline = engine.pipeline = Pipeline(
-            engine.publisher, layout, (BatchBegin, BatchEnd), engine.flight
+            engine.publisher, layout, (BatchBegin, BatchEnd), engine.flight, before
         )
+        engine.read = pipeline.logs
         engine.running = zeros(layout, engine.state, engine.running if engine.batch else None)
         step: Any = None
         batches = self._feed.epoch()
@@ -215,10 +236,11 @@ class FitJob:
             engine.state, engine.running, vector = step(engine.state, engine.running, batch)
             engine.updates += 1
             engine.batch += 1
+            engine.place = self._feed.place
             return vector
 
         while True:
-            engine.boundary()
+            self._boundary(engine)
             if engine.stops or engine.stop_epoch:
                 break
             engine.activity = "waiting for a batch"

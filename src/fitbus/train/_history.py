@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 __all__ = ["History"]
@@ -28,6 +28,11 @@ class History:
         self.epoch.append(epoch)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
+
+    def go_on(self, epochs: Sequence[int], values: Mapping[str, Sequence[float]]) -> None:
+        """Begins with what a training recorded that is gone on with."""
+        self.epoch = list(epochs)
+        self.history = {name: list(found) for name, found in values.items()}
 
     def __repr__(self) -> str:
         """Shows the last value of each name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, final
 
 import jax
@@ -70,6 +70,7 @@ class Pipeline:
         layout: How to read a vector.
         kinds: The types that begin and end a batch.
         flight: How many steps may be in flight.
+        before: The logs of the batches before; they stay if there is no further one.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Pipeline:
         kinds: tuple[type[BatchBegin], type[BatchEnd]]
         | tuple[type[TestBatchBegin], type[TestBatchEnd]],
         flight: Flight,
+        before: Mapping[str, float] | None = None,
     ) -> None:
         self._publisher = publisher
         self._layout = layout
@@ -89,6 +91,7 @@ class Pipeline:
         self._skip_both = (self._begin, self._end)
         self._flight = flight
         self._out: deque[tuple[int, int, Any]] = deque()
+        self._before = dict(before or {})
         self._last: Any = None
         self._copies: bool | None = None  # whether values have to come from another memory
         flight.begin()
@@ -167,7 +170,7 @@ class Pipeline:
     def logs(self) -> dict[str, float]:
         """The running values after the last batch; empty if there was none."""
         self.settle()
-        return {} if self._last is None else self._layout.read(self._last)[0]
+        return dict(self._before) if self._last is None else self._layout.read(self._last)[0]
 
     def _wait_for(self, steps: int) -> None:
         """Waits for so many steps, and publishes them."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias, final
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._applying import hyperparameters, scheduled
 from fitbus.train._state import TrainState
 
-__all__ = ["Position", "Preparation", "Restored"]
+if TYPE_CHECKING:
+    from fitbus.train._engine import Engine
+
+__all__ = ["Position", "Preparation", "Remembers", "Restored"]
 
 Ask: TypeAlias = Callable[[int], tuple[Control | None, int | None]]
 
@@ -26,13 +31,19 @@ class Position:
         epoch: The epoch, from 0.
         batch: The batches of it that are done.
         order: What the order of shuffled data was made from.
-        running: The running values of its metrics, on the host; None at its beginning.
+        running: The running values of its metrics, on the host (a list of their leaves will do);
+            None at its beginning.
+        logs: The logs that they stand for.
+        place: The pass of the data, from 0, and the batches of it that are done; None counts them
+            from `epoch` and `batch`, as if no epoch had ended early.
     """
 
     epoch: int
     batch: int = 0
     order: tuple[int, ...] = ()
     running: Any = None
+    logs: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
+    place: tuple[int, int] | None = None
 
 
 @final
@@ -43,10 +54,27 @@ class Restored:
     Attributes:
         state: The state to go on with: arrays, or those of `run.snapshot()`; None keeps the run's.
         position: Where to go on.
+        callbacks: The states of the run's callbacks, as `Preparation.callback_states` gave them;
+            loaded when all `on_train_begin` hooks have been called.
+        history: The history so far: its epochs, and its values by name.
     """
 
     state: TrainState | None
     position: Position
+    callbacks: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    history: tuple[Sequence[int], Mapping[str, Sequence[float]]] = ((), {})
+
+
+class Remembers(Protocol):
+    """A callback, as far as a checkpoint is concerned."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes it back."""
+        ...
 
 
 @final
@@ -56,7 +84,14 @@ class Preparation:
     Attributes:
         added_logs: Names that callbacks may add to the logs of an epoch.
         restorers: Asked, in order, before the run begins; the first answer that isn't None counts.
+        resumed: Where a training that goes on begins, known in `on_train_begin`; else None.
+        callbacks: The run's callback objects, in order, with what they remember.
         planned: Who is asked at a step to come, soonest first; see `ask_at`.
+        boundaries: Called in the training thread at each boundary of a training's batches and
+            epochs, when all handlers of what came before have finished: for what must see the state
+            and all callbacks at one moment. An error ends the run.
+        endings: Called in the training thread when a training has ended well, and so have all
+            waiting handlers of its end. An error is the run's.
     """
 
     def __init__(self) -> None:
@@ -64,6 +99,10 @@ class Preparation:
         self._owners: dict[str, str] = {}
         self.added_logs: frozenset[str] = frozenset()
         self.restorers: list[Callable[[], Restored | None]] = []
+        self.resumed: Position | None = None
+        self.callbacks: list[Remembers] = []
+        self.boundaries: list[Callable[[Engine], object]] = []
+        self.endings: list[Callable[[], object]] = []
         self.planned: list[tuple[int, int, str, Ask]] = []
         self._plans = 0
 
@@ -151,3 +190,45 @@ class Preparation:
             if found is not None:
                 return found
         return None
+
+    def callback_states(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the run's callbacks remember, in order, each under the name of its type.
+
+        Those whose hooks run beside training are asked as they are at that moment.
+        """
+        states = ((type(c).__qualname__, c.state_dict()) for c in self.callbacks)
+        return [(name, state) for name, state in states if state]
+
+    def load_callback_states(self, states: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Gives each callback its own back: the n-th of a type gets the n-th of that name.
+
+        Warns of those that get none though they remember something, and of states left over.
+        """
+        left: dict[str, list[Mapping[str, Any]]] = {}
+        for name, state in states:
+            left.setdefault(name, []).append(state)
+        anew: Counter[str] = Counter()
+        for callback in self.callbacks:
+            name = type(callback).__qualname__
+            if found := left.get(name):
+                try:
+                    callback.load_state_dict(found.pop(0))
+                except Exception as error:
+                    error.add_note(f"{name} couldn't take back what a backup has of it")
+                    raise
+            elif callback.state_dict():
+                anew[name] += 1
+        unused = Counter({name: len(rest) for name, rest in left.items() if rest})
+        if anew or unused:
+            warnings.warn(
+                "the callbacks aren't those of the backup:"
+                + (f" {_counted(anew)} begin anew" if anew else "")
+                + (" and" if anew and unused else "")
+                + (f" {_counted(unused)} of the backup have no callback now" if unused else ""),
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _counted(names: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(names.items()))

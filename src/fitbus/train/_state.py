@@ -15,6 +15,7 @@ from fitbus.train._difference import first_difference
 
 __all__ = [
     "TrainState",
+    "alike",
     "check_same",
     "copied",
     "from_host",
@@ -131,6 +132,33 @@ def from_host(state: TrainState) -> TrainState:
     """Puts a snapshot back on the device."""
     key = state.key if is_key(state.key) else jax.random.wrap_key_data(jnp.asarray(state.key))
     return copied(dataclasses.replace(state, key=key), "state")
+
+
+def alike(who: str, old: TrainState, new: TrainState) -> TrainState:
+    """Puts a state where another one is: of the same structure, on the same devices.
+
+    Random keys may come as their data, as those of a snapshot do.
+
+    Raises:
+        InvalidArgumentError: Names the first place at fault, with what it was and what it became.
+    """
+
+    def as_key(was: Any, now: Any) -> Any:
+        if is_key(was) and not is_key(now) and jax.random.key_data(was).shape == np.shape(now):
+            return jax.random.wrap_key_data(jnp.asarray(now), impl=jax.random.key_impl(was))
+        return now
+
+    def place(was: Any, now: Any) -> Any:
+        if now is was:
+            return now
+        if not was.committed:
+            return copied(now, "state")
+        return jax.device_put(copied(now, "state") if is_key(now) else now, was.sharding)
+
+    if jax.tree.structure(old) == jax.tree.structure(new):
+        new = jax.tree.map(as_key, old, new)
+    check_same(who, old, new)
+    return jax.tree.map(place, old, new)  # type: ignore[no-any-return]  # jax returns Any
 
 
 def is_lost(tree: Any) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, final
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fitbus.errors import InvalidArgumentError
@@ -124,8 +125,23 @@ class Steps:
 
 
 def zeros(layout: MetricsLayout, state: TrainState, running: Any = None) -> Any:
-    """The running values of no batch, or some from a backup, on the device, where the state is."""
-    return jax.device_put(layout.zeros() if running is None else running, home_of(state.params))
+    """The running values of no batch, or some from a backup, on the device, where the state is.
+
+    Raises:
+        InvalidArgumentError: Those of the backup are of other metrics.
+    """
+    values = layout.zeros()
+    if running is not None:
+        leaves, tree = jax.tree.flatten(values)
+        found = [np.asarray(leaf) for leaf in jax.tree.leaves(running)]
+        if [(a.shape, a.dtype) for a in found] != [(a.shape, a.dtype) for a in leaves]:
+            raise InvalidArgumentError(
+                "the metrics of the backup",
+                [a.shape for a in found],
+                "they aren't the task's; go on with the metrics, or begin anew without the backup",
+            )
+        values = jax.tree.unflatten(tree, found)
+    return jax.device_put(values, home_of(state.params))
 
 
 def _strong(leaf: Any) -> Any:

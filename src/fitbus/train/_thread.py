@@ -37,7 +37,9 @@ def carried_out(
             if job.kind == "fit":
                 try:
                     engine.finish()
-                except Exception as raised:  # noqa: BLE001  # leaves from `Run.wait`
+                except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
+                    if error is not None:
+                        error.add_note(f"the task's `finish` raised {raised!r}")
                     error = error or raised
             reason, detail = how_it_ended(engine, error)
             engine.end_reason = reason
@@ -45,6 +47,8 @@ def carried_out(
             engine.publisher.close()
             if error is None:
                 engine.publisher.failures.check()
+                for function in engine.preparation.endings:
+                    function()
     except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
         error = error or raised
         if not engine.publisher.closed:
