@@ -102,6 +102,7 @@ class Callback:
                     break
         warn_of_misspelt(self, lambda name: self._overridden(name) is None)
         run.preparation.check_logs(self._check_names)
+        run.preparation.callbacks.append(self)
         if type(self).restore is not Callback.restore:
             run.preparation.restorers.append(self.restore)
         if hooks:
