@@ -17,7 +17,7 @@ def check_backend() -> None:
         import keras
     except ImportError as error:
         raise FitbusError(
-            f"fitbus.keras can't import Keras ({error}): pip install \"fitbus[keras]\", and set"
+            f'fitbus.keras can\'t import Keras ({error}): pip install "fitbus[keras]", and set'
             " KERAS_BACKEND=jax in the environment before anything imports keras"
         ) from error
     major = int(keras.__version__.split(".")[0])

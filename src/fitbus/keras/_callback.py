@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, final
 
 from fitbus.callbacks import Callback
@@ -16,6 +16,9 @@ __all__ = ["KerasCallback"]
 
 _HOOKS = sorted(name for name in vars(Callback) if name.startswith("on_") and name != "on_error")
 _ADD_LEARNING_RATE = ("LearningRateScheduler", "ReduceLROnPlateau")
+_NEED_A_MODEL = (
+    *("BackupAndRestore", "ModelCheckpoint", "OrbaxCheckpoint", "SwapEMAWeights", "TensorBoard"),
+)
 
 
 @final
@@ -62,10 +65,19 @@ class KerasCallback(Callback):
         Raises:
             FitbusError: It needs something that isn't installed.
         """
-        super().attach(run)
         task = run.trainer.steps.task
-        self._lent = ModelLink(task, run, self.name).lent if isinstance(task, KerasTask) else _as_it_is
         own = type(self._callback).__module__.startswith("keras.")
+        if own and self.name in _NEED_A_MODEL and not isinstance(task, KerasTask):
+            raise InvalidArgumentError(
+                "callbacks",
+                self._callback,
+                f"keras.callbacks.{self.name} works on a Keras model; train one, with"
+                f" fitbus.keras.KerasTask(model), or use fitbus.callbacks.{self.name}",
+            )
+        super().attach(run)
+        self._lent = (
+            ModelLink(task, run, self.name).lent if isinstance(task, KerasTask) else _as_it_is
+        )
         if own and self.name in _ADD_LEARNING_RATE:
             run.preparation.added_logs |= {"learning_rate"}
         elif not own and "on_epoch_end" in vars(self):
@@ -84,10 +96,10 @@ class KerasCallback(Callback):
         try:
             self._callback.set_model(shown)
         except ImportError as error:
-            name = type(self._callback).__name__
+            missing = {"tensorflow": "TensorFlow"}.get(str(error.name), str(error.name or error))
             raise FitbusError(
-                f"keras.callbacks.{name} needs what isn't installed ({error}); fitbus.callbacks has"
-                f" a {name} that does without"
+                f"keras.callbacks.{self.name} needs {missing}, which isn't installed; use"
+                f" fitbus.callbacks.{self.name}, which does without"
             ) from error
 
     def _called(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,6 +115,6 @@ class KerasCallback(Callback):
 
 
 @contextlib.contextmanager
-def _as_it_is(hook: str) -> Iterator[None]:
+def _as_it_is(hook: str) -> Generator[None]:
     del hook
     yield

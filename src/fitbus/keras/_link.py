@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, final
 
 import jax
@@ -40,7 +40,7 @@ class ModelLink:
         self._source = source
 
     @contextlib.contextmanager
-    def lent(self, hook: str) -> Iterator[None]:
+    def lent(self, hook: str) -> Generator[None]:
         """Shows the state while a hook is called, and takes over what it wrote."""
         engine = self._run.driver.engine
         assert engine is not None
@@ -59,9 +59,7 @@ class ModelLink:
         if shown.asked:
             self._take_over(engine, shown.variables)
         if model.stop_training and not engine.stopping:
-            self._run.post(
-                StopTraining(f"stop_training was set by {self._source}"), self._source
-            )
+            self._run.post(StopTraining(f"stop_training was set by {self._source}"), self._source)
         if "_test_" in hook:
             engine.stop_evaluation = bool(model.stop_evaluating)
         if "_predict_" in hook:
@@ -139,6 +137,6 @@ def _same(new: Any, old: Any) -> bool:
     return bool(jnp.array_equal(new, old))
 
 
-def _set(model: Any, name: str, value: bool) -> None:  # noqa: FBT001  # as Keras' own flags
+def _set(model: Any, name: str, value: bool) -> None:  # as Keras' own flags
     if getattr(model, name, None) is not value:  # setting costs, on a Keras model
         setattr(model, name, value)

@@ -32,7 +32,7 @@ __all__ = ["PublishEvents"]
 
 
 @final
-class PublishEvents(keras.callbacks.Callback):
+class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
     """A Keras callback that publishes what a plain `model.fit` does, and takes controls for it.
 
     For those who can't change their call of `fit`. It runs in a thread; handlers, streams and
@@ -205,14 +205,15 @@ class PublishEvents(keras.callbacks.Callback):
         publisher.failures.check()
 
     def _apply(self, control: Control, source: str) -> object:
+        model: Any = self.model
         match control:
             case StopTraining(reason):
                 self._stop = self._stop or (reason, source)
-                self.model.stop_training = True
+                model.stop_training = True
             case SetLearningRate(value):
                 self._set_learning_rate(control, value)
             case ScaleLearningRate(factor):
-                self._set_learning_rate(control, float(self.model.optimizer.learning_rate) * factor)
+                self._set_learning_rate(control, float(model.optimizer.learning_rate) * factor)
             case _:
                 raise ControlRejectedError(
                     control,
@@ -222,7 +223,8 @@ class PublishEvents(keras.callbacks.Callback):
         return None
 
     def _set_learning_rate(self, control: Control, value: float) -> None:
+        model: Any = self.model
         try:
-            self.model.optimizer.learning_rate = value
+            model.optimizer.learning_rate = value
         except TypeError as error:  # of an optimizer with a schedule
             raise ControlRejectedError(control, str(error)) from error

@@ -33,9 +33,9 @@ class KerasTask:
         history = await trainer.fit(x, y, epochs=5, callbacks=[keras_callback, handler])
 
     `state.params` is the list of trainable variables, `state.extra` that of the others. A short
-    last batch isn't filled up, as in Keras, and so is compiled by itself. With a `train_step`,
-    `test_step` or `compute_metrics` of the model's own, the step is traced once more for the running
-    values of the metrics, and once for the batch's own; the compiler merges what is the same.
+    last batch isn't filled up, as in Keras, and so is compiled by itself. Of a model with a
+    `train_step`, `test_step` or `compute_metrics` of its own, the step is traced twice more, for
+    the running values of the metrics and for the batch's own; the compiler merges what is the same.
 
     Args:
         model: The model, compiled.
@@ -58,7 +58,7 @@ class KerasTask:
         if model.run_eagerly:
             raise InvalidArgumentError(
                 "model.run_eagerly",
-                True,  # noqa: FBT003  # what was found
+                True,  # what was found
                 "every step is compiled here; leave it out, and debug with jax.disable_jit()",
             )
         self.model = model
@@ -86,7 +86,7 @@ class KerasTask:
 
     def prepare(self, state: TrainState, batch: Batch) -> TrainState:
         """Builds what isn't built yet, and takes what was written to the model meanwhile."""
-        model = self.model
+        model: Any = self.model
         if (model.optimizer, model._compile_loss) != self._compiled:  # noqa: SLF001  # there is no public one
             raise InvalidArgumentError(
                 "model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, final
 
 import jax.numpy as jnp
-from keras import Variable
+import keras
 
 from fitbus.train import TrainState
 
@@ -45,7 +45,7 @@ class Variables:
         self._rate_places = {
             name: places[id(rate)]
             for name, rate in self.rates.items()
-            if isinstance(rate, Variable)
+            if isinstance(rate, keras.Variable)
         }
 
     @property
@@ -61,7 +61,8 @@ class Variables:
         """The state that the variables hold; the very arrays."""
         values = [variable.value for variable in self.optimizer]
         if step is None:
-            step = jnp.asarray(self.model.optimizer.iterations.value, jnp.int32)
+            done = keras.ops.convert_to_tensor(self.model.optimizer.iterations)
+            step = jnp.asarray(done, jnp.int32)
         return TrainState(
             step=step,
             params=[variable.value for variable in self.trainable],
@@ -94,7 +95,7 @@ class Variables:
             rates |= {name: jnp.asarray(found, jnp.float32) for name in driven}
         return OptimizerState(
             rates,
-            {name: () for name in driven},
+            dict.fromkeys(driven, ()),
             [value for place, value in enumerate(values) if place not in places],
         )
 

@@ -64,7 +64,7 @@ def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int =
 def _parts(callback: Any) -> Iterator[Any]:
     """What is in a `keras.callbacks.CallbackList`, or else the object itself."""
     parts = getattr(callback, "callbacks", None)
-    if isinstance(parts, list) and callable(getattr(callback, "append", None)):
+    if isinstance(parts, list) and type(callback).__name__ == "CallbackList":
         yield from parts
     else:
         yield callback

@@ -36,13 +36,14 @@ class ModelView(View):
     `run.evaluate` there. A name that it doesn't have can't be set.
     """
 
-    __slots__ = ("_run", "_source", "_trainer")
+    __slots__ = ("_run", "_source", "_trainer", "history")
     called = "model"
 
     def __init__(self, trainer: Trainer, run: Run[Any], source: str) -> None:
         self._trainer = trainer
         self._run = run
         self._source = source
+        self.history: Any = None  # Keras' `History` puts itself there
 
     # What may be asked anywhere.
 
