@@ -61,7 +61,7 @@ class ArraySource(Source):
             stop = start + size
             picked = slice(start, stop) if order is None else order[start:stop]
             yield HostBatch(self._batch(picked, self._weights(picked)), size)
-        if (rest := self._count % size) and first < self.steps:
+        if (rest := self._count % size) and first * size < self._count:
             yield self._short_batch(np.arange(self._count) if order is None else order, rest)
 
     def _batch(self, picked: Any, weight: Any) -> Batch:

@@ -24,7 +24,7 @@ from fitbus.train._engine import Engine
 from fitbus.train._job import Job, RunStatistics
 from fitbus.train._life import Life, RunStatus
 from fitbus.train._state import TrainState, from_host, is_lost
-from fitbus.train._thread import carried_out, how_it_ended, note_on
+from fitbus.train._thread import carried_out, how_it_ended, kept_by_task, note_on
 
 if TYPE_CHECKING:
     from fitbus.bus import Host
@@ -280,8 +280,10 @@ class Driver:
     def _in_thread(self, engine: Engine) -> tuple[Any, BaseException | None]:
         job, self._job = self._job, None
         assert job is not None
-        result, self._thread_error = carried_out(job, engine, self.settings)
+        result, error = carried_out(job, engine, self.settings)
         engine.evaluate = None
+        state = self._state_after(engine, error)
+        self._thread_error = kept_by_task(engine, state, self.settings, error)
         return result, self._thread_error
 
     def _ended_late(self) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import jax
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StateKeeper"]
 
-_logger = logging.getLogger("fitbus")
-
 
 @final
 class StateKeeper:
@@ -39,7 +35,7 @@ class StateKeeper:
     def __init__(self, task: Any, params: Any, seed: int) -> None:
         self._lock = threading.Lock()
         self._state: TrainState | None = _initial(task, params, seed)
-        self._keep: Callable[[TrainState], object] | None = getattr(task, "keep", None)
+        self._is_kept = hasattr(task, "keep")  # by the task, too
         self._shown = False  # somebody may keep the state: the next run works on a copy
         self._stuck: ThreadStuckError | None = None
         self.live: Run[Any] | None = None
@@ -83,12 +79,7 @@ class StateKeeper:
         with self._lock:
             self._state = state
             self.live = None
-            self._shown = state is not None and self._keep is not None
-        if state is not None and self._keep is not None:
-            try:
-                self._keep(state)
-            except Exception:
-                _logger.exception("the task couldn't keep the state of a run that has ended")
+            self._shown = self._is_kept
 
     def stuck(self, run: Run[Any], error: ThreadStuckError) -> None:
         """Notes that a run's thread was left behind, with the state; unless it has just ended."""

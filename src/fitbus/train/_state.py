@@ -155,7 +155,8 @@ def alike(who: str, old: TrainState, new: TrainState) -> TrainState:
             return copied(now, "state")
         return jax.device_put(copied(now, "state") if is_key(now) else now, was.sharding)
 
-    if jax.tree.structure(old) == jax.tree.structure(new):
+    old_tree: Any = jax.tree.structure(old)
+    if old_tree == jax.tree.structure(new):
         new = jax.tree.map(as_key, old, new)
     check_same(who, old, new)
     return jax.tree.map(place, old, new)  # type: ignore[no-any-return]  # jax returns Any

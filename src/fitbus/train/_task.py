@@ -51,11 +51,17 @@ class Task(Protocol):
     - `init(None, key)` may bring the parameters too: then `Trainer(task)` is all;
     - `prepare(state, batch) -> TrainState`, called at the beginning of a call with its first batch,
       outside of any compiled function: where shapes, or the world outside, decide;
-    - `finish(state) -> TrainState`, called at the end of a training, before `TrainEnd`;
-    - `keep(state)`, called when a run has ended, whatever ended it, with the state that it left;
+    - `finish(state) -> TrainState`, called at the end of a training, before `TrainEnd`, whatever
+      ended it; its structure, shapes and dtypes stay;
+    - `keep(state)`, called when a run has ended, whatever ended it, with the state that it left:
+      not if that was lost (`StateLostError`). It may be kept: the next run works on a copy;
     - `weights(state)` and `with_weights(state, weights) -> state`, a pytree of arrays, if what
       callbacks keep and put back as the weights is more than `state.params`;
     - `pad = False`, if a short last batch must not be filled up (it is compiled a second time).
+
+    `init` is called where the trainer is made, the others in the training thread. What `prepare`,
+    `finish` or `keep` raises leaves from the call; if that failed anyway, it is in the error's
+    notes. The state stays what it was before them.
     """
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

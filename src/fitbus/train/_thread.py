@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any
 
 from fitbus.errors import RunCancelledError, ThreadStuckError
@@ -11,8 +12,11 @@ from fitbus.train._closing import close_data
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job
+from fitbus.train._state import TrainState
 
-__all__ = ["carried_out", "how_it_ended", "note_on"]
+__all__ = ["carried_out", "how_it_ended", "kept_by_task", "note_on"]
+
+_logger = logging.getLogger("fitbus")
 
 
 def carried_out(
@@ -38,9 +42,7 @@ def carried_out(
                 try:
                     engine.finish()
                 except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
-                    if error is not None:
-                        error.add_note(f"the task's `finish` raised {raised!r}")
-                    error = error or raised
+                    error = _with_later(error, raised, "finish", engine)
             reason, detail = how_it_ended(engine, error)
             engine.end_reason = reason
             job.end(engine, reason, detail)
@@ -54,6 +56,38 @@ def carried_out(
         if not engine.publisher.closed:
             engine.publisher.abandon()
     return result, error
+
+
+def kept_by_task(
+    engine: Engine, state: TrainState | None, settings: JaxSettings, error: BaseException | None
+) -> BaseException | None:
+    """Lets a task keep the state that its run leaves. Returns the run's error, or what it raised.
+
+    In the training thread, after all waiting handlers of the end: what they changed is in it.
+    """
+    keep = getattr(engine.steps.task, "keep", None)
+    if keep is None or state is None:
+        return error
+    engine.activity = "in the task's `keep`"
+    try:
+        with settings.applied():
+            keep(state)
+    except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
+        return _with_later(error, raised, "keep", engine)
+    return error
+
+
+def _with_later(
+    error: BaseException | None, raised: BaseException, hook: str, engine: Engine
+) -> BaseException:
+    """The error that leads, with a note on what a task's hook raised."""
+    if error is None:
+        return raised
+    error.add_note(f"the task's `{hook}` raised {type(raised).__name__}: {raised}")
+    if isinstance(error, RunCancelledError):  # nobody sees its notes
+        run = engine.publisher.run
+        _logger.error("the task's `%s` failed after run %r", hook, run, exc_info=raised)
+    return error
 
 
 def how_it_ended(engine: Engine, error: BaseException | None) -> tuple[EndReason, str]:
