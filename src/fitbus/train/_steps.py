@@ -63,6 +63,19 @@ class Steps:
         self._train_layout: MetricsLayout | None = None
         self._eval_layout: MetricsLayout | None = None
         self._sharded: Any = None
+        self._batch: Batch | None = None  # shapes and dtypes of the one that was traced with
+
+    def program(self, state: TrainState) -> tuple[Any, list[str], list[str]] | None:
+        """The train step, as it was traced: a closed jaxpr, and names of what it takes and returns.
+
+        None before it was traced. The task's function isn't called again.
+        """
+        if self._batch is None:
+            return None
+        traced = self._train_step.trace(state, self._batch)
+        inputs = _paths({"state": state}) + _paths({"batch": self._batch})
+        new, metrics = traced.out_info
+        return traced.jaxpr, inputs, _paths({"new_state": new}) + _paths({"metrics": metrics})
 
     def train_layout(self, state: TrainState, batch: Batch) -> MetricsLayout:
         """The layout of the train step's metrics; traces the step, but doesn't compile it."""
@@ -75,6 +88,7 @@ class Steps:
             if not isinstance(found[0], TrainState):
                 raise InvalidArgumentError("train_step", found[0], "return a TrainState first")
             self._train_layout = MetricsLayout("train_step", found[1])
+            self._batch = jax.eval_shape(lambda same: same, batch)
         return self._train_layout
 
     def eval_layout(self, state: TrainState, batch: Batch) -> MetricsLayout:
@@ -142,6 +156,11 @@ def zeros(layout: MetricsLayout, state: TrainState, running: Any = None) -> Any:
             )
         values = jax.tree.unflatten(tree, found)
     return jax.device_put(values, home_of(state.params))
+
+
+def _paths(tree: Any) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def _strong(leaf: Any) -> Any:
