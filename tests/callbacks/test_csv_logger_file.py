@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,10 @@ async def test_a_full_disk_fails_the_training_and_names_the_file(script: Script)
     logger = CSVLogger("/dev/full")
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
         await script.fit([0.0] * 3, logger)
+    for thread in threading.enumerate():
+        if thread.name == "fitbus CSVLogger":
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 async def test_a_directory_that_is_not_there_is_told_before_the_first_step(
@@ -169,7 +174,7 @@ async def test_a_directory_that_is_not_there_is_told_before_the_first_step(
 
 
 @pytest.mark.parametrize("append", [False, True])
-@pytest.mark.parametrize("when", ["before", "at the beginning"])
+@pytest.mark.parametrize("when", ["by hand", "before", "at the beginning"])
 async def test_a_training_that_goes_on_takes_out_the_rows_after_its_checkpoint(
     script: Script, tmp_path: Path, when: str, append: bool
 ) -> None:
@@ -183,17 +188,20 @@ async def test_a_training_that_goes_on_takes_out_the_rows_after_its_checkpoint(
 
     again = CSVLogger(path, append=append)
 
-    class GoesOn(Callback):
+    class Restores(Callback):
         def restore(self) -> None:
             if when == "before":
                 again.load_state_dict(state)
 
         def on_train_begin(self, logs: Logs | None = None) -> None:
-            if when != "before":
+            if when == "at the beginning":
                 again.load_state_dict(state)
 
+    if when == "by hand":
+        again.load_state_dict(state)
+    restores = [] if when == "by hand" else [Restores()]
     two = {"loss": 3.0, "val_loss": 4.0}
-    await script.fit([0.0] * 3, Only(two, two, two), again, GoesOn(), initial_epoch=2)
+    await script.fit([0.0] * 3, Only(two, two, two), again, *restores, initial_epoch=2)
     header, *found = lines(path)
     assert header == "epoch,loss,val_loss"
     assert found[: len(earlier)] == earlier
