@@ -49,8 +49,8 @@ def message_of(action: Callable[[], object]) -> str:
 
 SETTABLE = "what can be set is stop_evaluating, stop_predicting, stop_training"
 READABLE = (
-    "it has evaluate, get_weights, load_weights, optimizer, predict, save_weights, set_weights,"
-    " state, stop_evaluating, stop_predicting, stop_training"
+    "it has evaluate, get_weights, history, load_weights, optimizer, predict, save_weights,"
+    " set_weights, state, stop_evaluating, stop_predicting, stop_training"
 )
 RATES = "what can be set is learning_rate, lr"
 
