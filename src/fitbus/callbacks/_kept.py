@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Collection
-from pathlib import Path
 from typing import final
 
 from fitbus.callbacks._monitor import Monitor
-from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.errors import InvalidArgumentError
 
 __all__ = ["Kept"]
 
@@ -65,19 +63,3 @@ class Kept:
         valued.sort(key=lambda pair: pair[0], reverse=more_is_better)
         without = [entry for entry in entries if entry[1] is None]
         return [(path, value) for value, path in valued] + without[::-1]
-
-    @staticmethod
-    def delete(path: str) -> None:
-        """Deletes a file or a directory; one that is gone already is fine."""
-        place = Path(path)
-        try:
-            if place.is_dir() and not place.is_symlink():
-                shutil.rmtree(place)
-            else:
-                place.unlink(missing_ok=True)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise FitbusError(
-                f"{path} couldn't be deleted, which `keep` asks for: {error.strerror or error}"
-            ) from error

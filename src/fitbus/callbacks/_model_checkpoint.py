@@ -14,7 +14,13 @@ from fitbus.callbacks._checkpoint_path import CheckpointPath
 from fitbus.callbacks._kept import Kept
 from fitbus.callbacks._monitor import Monitor
 from fitbus.callbacks._saving import SaveFreq, Saving, scalar
-from fitbus.checkpoints import check_installed, named_arrays, write_state, write_weights
+from fitbus.checkpoints import (
+    check_installed,
+    delete_checkpoint,
+    named_arrays,
+    write_state,
+    write_weights,
+)
 from fitbus.events import CheckpointSaved
 
 if TYPE_CHECKING:
@@ -238,7 +244,7 @@ class ModelCheckpoint(Callback):
         run.publish(CheckpointSaved(path=path))
         self._say(epoch, f"saved to {path}")
         for old in dropped:
-            Kept.delete(old)
+            delete_checkpoint(old)
 
     def _say(self, epoch: int, text: str) -> None:
         if self.verbose:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from fitbus.errors import FitbusError, InvalidArgumentError
 
-__all__ = ["absolute", "moved_in", "previous_of", "replacing", "sync"]
+__all__ = [
+    "REPLACED",
+    "absolute",
+    "delete_checkpoint",
+    "moved_in",
+    "previous_of",
+    "replacing",
+    "sync",
+    "writing",
+]
+
+REPLACED = ".previous"  # ends the name of a directory that is being replaced
 
 
 def absolute(path: str | Path) -> Path:
@@ -32,13 +43,9 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-    except OSError as error:
-        raise FitbusError(
-            f"{path} couldn't be written: {error.strerror or error}; is its folder one that can be"
-            " written to, and is there room on the disk?"
-        ) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
     finally:
         for left in (temporary, temporary.with_name(f"{temporary.name}.orbax-checkpoint-tmp")):
             if left.is_dir():
@@ -48,9 +55,46 @@ def replacing(path: Path) -> Generator[Path, None, None]:
                     left.unlink()
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Generator[None, None, None]:
+    """Says of errors of the disk what couldn't be written, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise FitbusError(
+            f"{path} couldn't be written: {error.strerror or error}; is its folder one that can be"
+            " written to, and is there room on the disk?"
+        ) from error
+
+
+def delete_checkpoint(path: str | Path) -> None:
+    """Deletes weights or a whole state; what is gone already is fine.
+
+    A directory is given a hidden name first: whoever is killed meanwhile doesn't leave half of it.
+
+    Raises:
+        FitbusError: It can't be deleted; the message names it.
+    """
+    target = absolute(path)
+    try:
+        if target.is_dir() and not target.is_symlink():
+            hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+            target.rename(hidden)
+            shutil.rmtree(hidden)
+        else:
+            target.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FitbusError(
+            f"{target} couldn't be deleted: {error.strerror or error}; is its folder one that can"
+            " be written to?"
+        ) from error
+
+
 def previous_of(path: Path) -> Path:
     """Where the directory that is being replaced lies for a moment."""
-    return path.with_name(f".{path.name}.previous")
+    return path.with_name(f".{path.name}{REPLACED}")
 
 
 def moved_in(temporary: Path, path: Path) -> None:

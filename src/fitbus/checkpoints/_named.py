@@ -14,7 +14,7 @@ import numpy as np
 
 from fitbus.errors import FitbusError, InvalidArgumentError
 
-__all__ = ["Array", "check_sums", "empty_leaves", "named_arrays", "put_back", "sums"]
+__all__ = ["Array", "check_sums", "named_arrays", "put_back", "put_back_checked", "sums"]
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -93,6 +93,25 @@ def sums(named: Mapping[str, Array]) -> dict[str, int]:
     }
 
 
+def put_back_checked(like: T, named: Mapping[str, Array], kept: Mapping[str, int], path: Path) -> T:
+    """Makes a tree from what Orbax read: there, leaves without an element aren't written.
+
+    Args:
+        like: As of `put_back`.
+        named: As of `put_back`.
+        kept: The checksums of the arrays that were written; those that are missing aren't compared.
+        path: As of `put_back`.
+
+    Raises:
+        InvalidArgumentError: As of `put_back`.
+        FitbusError: An array isn't the one that was written.
+    """
+    check_sums(named, kept, path)
+    kinds = {name: _kind(name, leaf) for name, leaf in _leaves(like)}
+    empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in kinds.items() if 0 in shape}
+    return put_back(like, {**empty, **named}, path)
+
+
 def check_sums(named: Mapping[str, Array], kept: Mapping[str, int], path: Path) -> None:
     """Refuses arrays that aren't those that were written."""
     for name, found in sums(named).items():
@@ -101,12 +120,6 @@ def check_sums(named: Mapping[str, Array], kept: Mapping[str, int], path: Path) 
                 f"{path} is corrupted: the bytes of {name!r} aren't those that were written; take"
                 " another checkpoint"
             )
-
-
-def empty_leaves(like: Any) -> dict[str, Array]:
-    """The leaves without an element, by name: there is nothing of them to write."""
-    kinds = {name: _kind(name, leaf) for name, leaf in _leaves(like)}
-    return {name: np.zeros(shape, dtype) for name, (shape, dtype) in kinds.items() if 0 in shape}
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fitbus.checkpoints._disk import absolute, moved_in, previous_of, replacing, sync
 from fitbus.checkpoints._extra import check_installed
-from fitbus.checkpoints._named import (
-    Array,
-    check_sums,
-    empty_leaves,
-    named_arrays,
-    put_back,
-    sums,
-)
+from fitbus.checkpoints._named import Array, named_arrays, put_back_checked, sums
+from fitbus.checkpoints._orbax import MARK, SUMS, apart, flat, nested
 from fitbus.errors import FitbusError, InvalidArgumentError
 
 __all__ = ["load_state", "save_state", "write_state"]
 
 T = TypeVar("T")
-
-_MARK = "_CHECKPOINT_METADATA"  # Orbax' own file in each of its checkpoints
-_SUMS = "fitbus_crc32"
 
 
 def save_state(path: str | Path, state: Any) -> None:
@@ -68,7 +58,7 @@ def write_state(path: str | Path, named: Mapping[str, Array]) -> None:
     check_installed("save_state", "orbax.checkpoint")
     target = absolute(path)
     if target.is_dir():
-        if any(target.iterdir()) and not (target / _MARK).exists():
+        if any(target.iterdir()) and not (target / MARK).exists():
             raise InvalidArgumentError(
                 "path",
                 str(path),
@@ -81,7 +71,7 @@ def write_state(path: str | Path, named: Mapping[str, Array]) -> None:
         )
     with replacing(target) as temporary:
         try:
-            _apart(lambda: _write(temporary, named))
+            apart(lambda: _write(temporary, named))
         except Exception as error:  # Orbax and TensorStore say it in many ways
             raise OSError(f"{type(error).__name__}: {error}") from error
         for file in [*temporary.rglob("*"), temporary]:
@@ -118,26 +108,25 @@ def load_state(path: str | Path, like: T) -> T:
     if not source.exists():
         raise InvalidArgumentError("path", str(path), "there is no such directory")
     try:
-        tree, kept = _apart(lambda: _read(source))
-        named = dict(_flat(tree))
+        tree, kept = apart(lambda: _read(source))
+        named = dict(flat(tree))
     except Exception as error:
         raise FitbusError(
             f"{source} couldn't be read: it is truncated, corrupted, or no whole state"
             f" ({type(error).__name__}: {error}); take another checkpoint"
         ) from error
-    check_sums(named, kept, source)
-    return put_back(like, {**empty_leaves(like), **named}, source)
+    return put_back_checked(like, named, kept, source)
 
 
 def _write(path: Path, named: Mapping[str, Array]) -> None:
-    import orbax.checkpoint as ocp  # type: ignore[import-untyped]  # it has no types
+    import orbax.checkpoint as ocp
 
     kept = {name: array for name, array in named.items() if array.size}  # Orbax refuses the others
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(
             path,
-            args=ocp.args.StandardSave(_nested(kept)),
-            custom_metadata={_SUMS: sums(kept)},
+            args=ocp.args.StandardSave(nested(kept)),
+            custom_metadata={SUMS: sums(kept)},
         )
 
 
@@ -147,50 +136,4 @@ def _read(path: Path) -> tuple[Any, dict[str, int]]:
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         metadata: Any = checkpointer.metadata(path)
         kept = dict(metadata.custom_metadata or {})
-        return checkpointer.restore(path), kept.get(_SUMS, {})
-
-
-def _nested(named: Mapping[str, Array]) -> dict[str, Any]:
-    """Dictionaries in dictionaries, as Orbax' users expect; no name lies in another."""
-    tree: dict[str, Any] = {}
-    for name, array in named.items():
-        *outer, last = name.split(".")
-        place = tree
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = array
-    return tree
-
-
-def _flat(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Array]]:
-    """The opposite; also of what others wrote, with lists."""
-    if isinstance(tree, dict | list | tuple):
-        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return [leaf for key, part in items for leaf in _flat(part, (*path, str(key)))]
-    return [] if tree is None else [(".".join(path), tree)]
-
-
-R = TypeVar("R")
-
-
-def _apart(work: Callable[[], R]) -> R:
-    """Does work in a thread of its own, and waits for it.
-
-    Orbax runs event loops, and patches asyncio where one runs already; and it leaves marks on the
-    thread that AnyIO's worker threads need.
-    """
-    result: list[R] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(work())
-        except BaseException as error:  # noqa: BLE001  # raised by who waits
-            errors.append(error)
-
-    thread = threading.Thread(target=run, name="fitbus checkpoint", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return result[0]
+        return checkpointer.restore(path), kept.get(SUMS, {})

@@ -1,0 +1,232 @@
+"""Whole states under numbers, in a directory of Orbax' `CheckpointManager`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, final
+
+from fitbus.checkpoints._disk import (
+    REPLACED,
+    absolute,
+    delete_checkpoint,
+    previous_of,
+    sync,
+    writing,
+)
+from fitbus.checkpoints._extra import check_installed
+from fitbus.checkpoints._named import Array, put_back_checked, sums
+from fitbus.checkpoints._orbax import MARK, SUMS, apart, flat, nested
+from fitbus.errors import FitbusError, InvalidArgumentError
+
+__all__ = ["NumberedStates"]
+
+T = TypeVar("T")
+
+
+@final
+class NumberedStates:
+    """States, or other pytrees, that Orbax' `CheckpointManager` keeps under numbers.
+
+    What `OrbaxCheckpoint` has written is read so:
+
+        with fitbus.checkpoints.NumberedStates("checkpoints") as states:
+            trainer = fitbus.Trainer(task, states.load(trainer.state))
+
+    Orbax itself reads it too, as nested dictionaries of NumPy arrays:
+    `orbax.checkpoint.CheckpointManager(directory).restore(number,
+    args=orbax.checkpoint.args.StandardRestore())`.
+
+    Each is there whole or not at all, also after a kill. For one thread at a time; it waits for the
+    disk.
+
+    Args:
+        directory: Where they lie; made if it isn't there.
+        max_to_keep: So many of those written last are kept, and the others deleted when another one
+            is complete; None keeps all.
+
+    Raises:
+        InvalidArgumentError: An argument is out of range, or `directory` is a file.
+        FitbusError: Orbax isn't installed, or the directory can't be made.
+
+    Source: https://orbax.readthedocs.io
+    """
+
+    def __init__(self, directory: str | Path, max_to_keep: int | None = None) -> None:
+        check_installed("NumberedStates", "orbax.checkpoint")
+        whole = isinstance(max_to_keep, int) and not isinstance(max_to_keep, bool)
+        if max_to_keep is not None and not (whole and max_to_keep > 0):
+            raise InvalidArgumentError(
+                "max_to_keep", max_to_keep, "give a whole number of at least 1, or None"
+            )
+        self._directory = absolute(directory)
+        if self._directory.exists() and not self._directory.is_dir():
+            raise InvalidArgumentError(
+                "directory", str(directory), "it is a file; give another path"
+            )
+        self._max_to_keep = max_to_keep
+        self._manager: Any = None
+
+    @property
+    def directory(self) -> Path:
+        """Where they lie."""
+        return self._directory
+
+    def numbers(self) -> list[int]:
+        """Which ones there are, in the order in which they were written."""
+        return [*self._places()]
+
+    def open(self) -> None:
+        """Gets ready to write; the first `write` does it otherwise.
+
+        Makes the directory, and removes what a killed process has left half-written.
+
+        Raises:
+            FitbusError: The directory can't be made; the message names it.
+        """
+        if self._manager is None:
+            with writing(self._directory):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                for replaced in self._directory.glob(f".*{REPLACED}"):
+                    target = _place_of(replaced)
+                    if target.exists():
+                        shutil.rmtree(replaced)
+                    else:  # its successor never came
+                        replaced.rename(target)
+                self._manager = apart(self._make_manager)
+
+    def write(self, number: int, named: Mapping[str, Array]) -> Path:
+        """Writes what `named_arrays` copied; one of the same number stays until it is complete.
+
+        Returns:
+            Where it lies.
+
+        Raises:
+            FitbusError: It can't be written; the message names it.
+        """
+        self.open()
+        target = self._directory / str(number)
+        with writing(target):
+            replaced = previous_of(target) if target.exists() else None
+            if replaced is not None:
+                target.rename(replaced)  # Orbax wouldn't save it
+            try:
+                apart(lambda: self._save(number, named))
+            except Exception as error:  # Orbax and TensorStore say it in many ways
+                if replaced is not None:
+                    shutil.rmtree(target, ignore_errors=True)
+                    replaced.rename(target)
+                raise OSError(f"{type(error).__name__}: {error}") from error
+            for file in [*target.rglob("*"), target, self._directory]:
+                sync(file)
+            if replaced is not None:
+                shutil.rmtree(replaced)
+            if self._max_to_keep is not None:
+                for old in self.numbers()[: -self._max_to_keep]:
+                    delete_checkpoint(self._directory / str(old))
+        return target
+
+    def load(self, like: T, number: int | None = None) -> T:
+        """Reads one.
+
+        Args:
+            like: A tree of the same structure, shapes and dtypes, such as a new trainer's state, or
+                its `params` where only those were saved. The new arrays lie where its arrays do.
+            number: Which one; the one written last unless given.
+
+        Raises:
+            InvalidArgumentError: There is no such number; or a name, a shape or a dtype differs:
+                the first one at fault is named.
+            FitbusError: It is truncated or corrupted.
+        """
+        places = self._places()
+        chosen = next(reversed(places), None) if number is None else number
+        if chosen not in places:
+            raise InvalidArgumentError("number", number, f"{self._directory} has {[*places]}")
+        source = places[chosen]
+        try:
+            tree, kept = apart(lambda: _read(source))
+            named = dict(flat(tree))
+        except Exception as error:
+            raise FitbusError(
+                f"{source} couldn't be read: it is truncated, corrupted, or no whole state"
+                f" ({type(error).__name__}: {error}); take another checkpoint"
+            ) from error
+        return put_back_checked(like, named, kept, source)
+
+    def close(self) -> None:
+        """Lets Orbax go. Closing again does nothing."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            apart(manager.close)
+
+    def __enter__(self) -> Self:
+        """Gives itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Shows where it is."""
+        return f"<NumberedStates in {str(self._directory)!r}>"
+
+    def _places(self) -> dict[int, Path]:
+        """Where each one lies, in the order in which they were written."""
+        found: list[tuple[int, int, Path]] = []
+        for mark in self._directory.glob(f"*/{MARK}"):
+            target = _place_of(mark.parent)
+            moved = target != mark.parent  # aside, for a successor
+            if target.name.isdecimal() and not (moved and target.exists()):
+                found.append((mark.stat().st_mtime_ns, int(target.name), mark.parent))
+        return {number: place for _, number, place in sorted(found)}
+
+    def _make_manager(self) -> Any:
+        import orbax.checkpoint as ocp
+
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False, cleanup_tmp_directories=True, max_to_keep=None
+        )
+        return ocp.CheckpointManager(self._directory, options=options)
+
+    def _save(self, number: int, named: Mapping[str, Array]) -> None:
+        import orbax.checkpoint as ocp
+
+        kept = {name: array for name, array in named.items() if array.size}
+        self._manager.reload()  # what was deleted isn't there any more
+        self._manager.save(
+            number,
+            args=ocp.args.StandardSave(nested(kept)),
+            custom_metadata={SUMS: sums(kept)},
+            force=True,
+        )
+
+
+def _read(place: Path) -> tuple[Any, dict[str, int]]:
+    """Reads one where it lies: a manager would tidy up what is being written."""
+    import orbax.checkpoint as ocp
+
+    handler = ocp.CompositeCheckpointHandler(default=ocp.StandardCheckpointHandler())
+    with ocp.Checkpointer(handler) as checkpointer:
+        metadata: Any = checkpointer.metadata(place)
+        kept = dict(metadata.custom_metadata or {})
+        found: Any = checkpointer.restore(
+            place, args=ocp.args.Composite(default=ocp.args.StandardRestore())
+        )
+        return found.default, kept.get(SUMS, {})
+
+
+def _place_of(path: Path) -> Path:
+    """The place of what may have been moved aside."""
+    name = path.name
+    if name.startswith(".") and name.endswith(REPLACED):
+        name = name.removeprefix(".").removesuffix(REPLACED)
+    return path.with_name(name)
