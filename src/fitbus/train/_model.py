@@ -122,10 +122,17 @@ class ModelView(View):
             put = lambda state, params: dataclasses.replace(state, params=params)  # noqa: E731  # for one call
         self._post_now(UpdateState(lambda state: put(state, weights)))
 
-    def save_weights(self, filepath: str | Path) -> None:
+    def save_weights(self, filepath: str | Path, overwrite: bool = True) -> None:
         """Writes the parameters to a file, as NumPy's npz, under the paths of their leaves.
 
         Types that such a file can't hold, like bfloat16, are written as float32, which holds them.
+
+        Args:
+            filepath: The file.
+            overwrite: False refuses a file that exists.
+
+        Raises:
+            InvalidArgumentError: The file exists, and isn't to be overwritten.
         """
         params = self._engine("save_weights").state.params
         named: dict[str, Any] = {
@@ -133,6 +140,10 @@ class ModelView(View):
             for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         }
         path = Path(filepath)
+        if not overwrite and path.exists():
+            raise InvalidArgumentError(
+                "filepath", str(filepath), "it exists; give another one, or overwrite=True"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             np.savez(file, **named)
