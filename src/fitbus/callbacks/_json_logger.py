@@ -1,0 +1,193 @@
+"""Writes a line of JSON for each event."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, final, get_args
+
+import msgspec
+
+from fitbus.bus import OnError
+from fitbus.callbacks._callback import Callback
+from fitbus.control import UnknownControl
+from fitbus.errors import InvalidArgumentError, one_of
+from fitbus.events import (
+    BatchBegin,
+    BatchEnd,
+    CheckpointSaved,
+    Codec,
+    ControlApplied,
+    ControlRejected,
+    EpochBegin,
+    EpochEnd,
+    Event,
+    HandlerFailed,
+    Lagged,
+    PredictBatchBegin,
+    PredictBatchEnd,
+    PredictBegin,
+    PredictEnd,
+    RunPaused,
+    RunResumed,
+    TestBatchBegin,
+    TestBatchEnd,
+    TestBegin,
+    TestEnd,
+    TrainBegin,
+    TrainEnd,
+)
+
+if TYPE_CHECKING:
+    from fitbus.train import Run
+
+__all__ = ["JSONLogger"]
+
+
+@final
+class JSONLogger(Callback):
+    """Writes a line of JSON for each event, by the codec: what happened, for other programs.
+
+    Works in `fit`, `evaluate` and `predict`. Lines are in the order of `seq`, none is lost, and
+    training doesn't wait for them: a thread of its own writes what has gathered, and training is
+    held only when more than 1,024 of them wait for a slow disk. When `fit` returns, all
+    lines are there (as long as the disk took less than its `drain_s`). Between two writes the file
+    isn't held open. Read it back with `fitbus.Codec(*own_types).from_json(line)`.
+
+    NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity", so each line is strict
+    JSON. The outputs of predictions are left out; of a control that works inside its process only
+    (`UpdateState`) there is the name.
+
+    Differs from Keras in being there: Keras has none; its guide writes such a file by hand.
+
+    Args:
+        path: The file. Its directory must be there.
+        types: Which events; subclasses are included. None: all of fitbus' own. For yours as well:
+            `types=[fitbus.Event]`, or `types=[*JSONLogger.default_types, Mine]`.
+        every: Of the batches, each n-th is written: the n-th, the 2n-th, ... of an epoch. Other
+            events are written always.
+        append: Whether what is in the file stays; else the next run begins it anew with its first
+            line.
+        on_error: What a full disk does, as of any handler: `"raise"` (training ends at the next
+            step boundary), `"log"`, `"stop"` or `"unsubscribe"`.
+
+    Attributes:
+        default_types: All types of fitbus' own.
+
+    Raises:
+        InvalidArgumentError: An argument is of the wrong kind or out of range.
+        OSError: In `fit`: the file can't be written; it names the path.
+        TypeError: In `fit`: a field of an event of yours can't be encoded.
+
+    Source: https://jsonlines.org.
+    """
+
+    adds_logs: ClassVar[bool | frozenset[str]] = False
+
+    default_types: ClassVar[tuple[type[Event], ...]] = (
+        *(TrainBegin, TrainEnd, EpochBegin, EpochEnd, BatchBegin, BatchEnd),
+        *(TestBegin, TestEnd, TestBatchBegin, TestBatchEnd),
+        *(PredictBegin, PredictEnd, PredictBatchBegin, PredictBatchEnd),
+        *(ControlApplied, ControlRejected, RunPaused, RunResumed, CheckpointSaved),
+        *(HandlerFailed, Lagged),
+    )
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        types: Iterable[type[Event]] | None = None,
+        every: int = 1,
+        append: bool = False,
+        on_error: OnError = "raise",
+    ) -> None:
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path):
+            raise InvalidArgumentError("JSONLogger.path", path, "give the path of a file")
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise InvalidArgumentError(
+                "JSONLogger.every", every, "give a whole number of at least 1"
+            )
+        if not isinstance(append, bool):
+            raise InvalidArgumentError("JSONLogger.append", append, "allowed are True, False")
+        if on_error not in get_args(OnError):
+            raise InvalidArgumentError("JSONLogger.on_error", on_error, one_of(get_args(OnError)))
+        self.path = os.fspath(path)
+        self.types = self.default_types if types is None else _checked(types)
+        self.every = every
+        self.append = append
+        self._on_error: OnError = on_error
+        self._codec = Codec()
+        self._goes_on = False
+
+    def attach(self, run: Run[Any]) -> None:
+        """Subscribes to a run; `callbacks=[...]` calls it."""
+        super().attach(run)
+        goes_on, self._goes_on = self._goes_on, False
+        writer = _Writer(Path(self.path), self._codec, anew=not (self.append or goes_on))
+        run.add(
+            writer,
+            *self.types,
+            wait=False,
+            batched=True,
+            where=None if self.every == 1 else self._is_wanted,
+            on_error=self._on_error,
+            name="JSONLogger",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Only that there is a file, with which the next run goes on."""
+        return {"goes_on": True}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Has the next run go on with the file: what it tells of did happen, and stays."""
+        self._goes_on = bool(state["goes_on"])
+
+    def _is_wanted(self, event: Event) -> bool:
+        batch: int | None = getattr(event, "batch", None)
+        return not event.batch_level or batch is None or (batch + 1) % self.every == 0
+
+
+@final
+class _Writer:
+    """Writes one run's lines; called in a thread of its own, with what has gathered."""
+
+    def __init__(self, path: Path, codec: Codec, *, anew: bool) -> None:
+        self._path = path
+        self._codec = codec
+        self._anew = anew
+
+    def __call__(self, events: Sequence[Event]) -> None:
+        lines: list[bytes] = []
+        try:
+            for event in events:
+                lines += [self._codec.to_json(_encodable(event)), b"\n"]
+        finally:  # one that can't be encoded takes none with it
+            self._write(b"".join(lines))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            with self._path.open("wb" if self._anew else "ab") as file:
+                file.write(data)
+        except OSError as error:
+            if error.filename is None:  # as when there is no room
+                error.filename = str(self._path)
+            raise
+        self._anew = False
+
+
+def _encodable(event: Event) -> Event:
+    """The event, without a control that can't leave the process."""
+    if isinstance(event, ControlApplied | ControlRejected) and not event.control.crosses_processes:
+        named = UnknownControl(f"{type(event.control).__name__} (in its process only)", {})
+        return msgspec.structs.replace(event, control=named)
+    return event
+
+
+def _checked(types: object) -> tuple[type[Event], ...]:
+    found = tuple(types) if isinstance(types, Iterable) else ()
+    if not found or not all(isinstance(kind, type) and issubclass(kind, Event) for kind in found):
+        raise InvalidArgumentError(
+            "JSONLogger.types", types, "give a list of event types, or None for all of fitbus' own"
+        )
+    return found
