@@ -66,9 +66,10 @@ def fit(losses: Sequence[float], *callbacks: Any, rate: float = 0.1, **more: Any
         np.asarray(losses, np.float32),
         batch_size=1,
         steps_per_epoch=1,
+        epochs=len(losses),
         shuffle=False,
         callbacks=[*callbacks, Notes()],
-        **{"epochs": len(losses), **more},
+        **more,
     )
     return rates
 
