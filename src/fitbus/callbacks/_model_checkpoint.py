@@ -13,7 +13,7 @@ from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._checkpoint_path import CheckpointPath
 from fitbus.callbacks._kept import Kept
 from fitbus.callbacks._monitor import Monitor
-from fitbus.callbacks._saving import SaveFreq, Saving, scalar
+from fitbus.callbacks._saving import SaveFreq, Saving, saved_of, scalar
 from fitbus.checkpoints import (
     check_installed,
     delete_checkpoint,
@@ -59,7 +59,8 @@ class ModelCheckpoint(Callback):
         verbose: 1 prints what it does.
         save_best_only: Saves only when `monitor` is better than ever before. Logs that don't have
             it, or where it isn't one number, give a warning, and it saves.
-        save_weights_only: Saves `state.params` alone, not the whole state.
+        save_weights_only: Saves the parameters alone (`state.params`; or the `weights(state)` of a
+            task that has those), not the whole state.
         mode: `"min"`, `"max"`, or `"auto"`: what the words of the name say.
         save_freq: `"epoch"`, or a number of batches, which are counted over epochs and trainings.
         initial_value_threshold: The value that `monitor` must beat first.
@@ -198,11 +199,9 @@ class ModelCheckpoint(Callback):
                 self._say(epoch, f"not among the best {self._kept.number}, which are kept")
                 return
             dropped = among
-        state = self.model.state
-        named = named_arrays(state.params if self.save_weights_only else state)
-        write = functools.partial(
-            write_weights if self.save_weights_only else write_state, path, named
-        )
+        weights_only = self.save_weights_only
+        named = named_arrays(saved_of(self.run, self.model.state, weights_only=weights_only))
+        write = functools.partial(write_weights if weights_only else write_state, path, named)
         self._background.submit(
             functools.partial(self._write, self.run, write, epoch, path, dropped)
         )

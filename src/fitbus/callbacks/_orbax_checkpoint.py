@@ -13,7 +13,7 @@ import jax
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._monitor import Monitor
-from fitbus.callbacks._saving import SaveFreq, Saving, path_of, scalar
+from fitbus.callbacks._saving import SaveFreq, Saving, path_of, saved_of, scalar
 from fitbus.checkpoints import NumberedStates, check_installed, named_arrays
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import CheckpointSaved
@@ -59,7 +59,8 @@ class OrbaxCheckpoint(Callback):
         initial_value_threshold: The value that `monitor` must beat first.
         max_to_keep: So many are kept; None keeps all.
         save_on_background: False: training waits until each one is written.
-        save_weights_only: Saves `state.params` alone, not the whole state.
+        save_weights_only: Saves the parameters alone (`state.params`; or the `weights(state)` of a
+            task that has those), not the whole state.
         timeout_s: Seconds to wait for a slow disk, when too much waits and at the end.
 
     Attributes:
@@ -226,8 +227,8 @@ class OrbaxCheckpoint(Callback):
             if not self._saving.improves(value):
                 self._say(epoch, f"{self.monitor} did not improve from {self.best}")
                 return
-        state = self.model.state
-        named = named_arrays(state.params if self.save_weights_only else state)
+        weights_only = self.save_weights_only
+        named = named_arrays(saved_of(self.run, self.model.state, weights_only=weights_only))
         self._background.submit(partial(self._write, self._states, self.run, epoch, number, named))
         if not self.save_on_background:
             self._background.flush()

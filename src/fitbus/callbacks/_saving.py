@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 from fitbus.callbacks._monitor import Monitor
 from fitbus.errors import InvalidArgumentError
 
-__all__ = ["SaveFreq", "Saving", "path_of", "scalar"]
+__all__ = ["SaveFreq", "Saving", "path_of", "saved_of", "scalar"]
 
 SaveFreq = Literal["epoch"] | int
 
@@ -78,6 +78,14 @@ class Saving:
         if better:
             self.best = value
         return better
+
+
+def saved_of(run: Any, state: Any, *, weights_only: bool) -> Any:
+    """What of a state is saved: all of it, or what the task says are its weights."""
+    if not weights_only:
+        return state
+    weights = getattr(run.trainer.steps.task, "weights", None)
+    return state.params if weights is None else weights(state)
 
 
 def scalar(value: object) -> float | None:

@@ -134,10 +134,10 @@ class ModelView(View):
         Raises:
             InvalidArgumentError: The file exists, and isn't to be overwritten.
         """
-        params = self._engine("save_weights").state.params
+        weights = self._weights(self._engine("save_weights").state)
         named: dict[str, Any] = {
             jax.tree_util.keystr(path): _plain(np.asarray(leaf))
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
         }
         path = Path(filepath)
         if not overwrite and path.exists():
@@ -154,8 +154,8 @@ class ModelView(View):
         Raises:
             InvalidArgumentError: The file's names aren't those of the parameters.
         """
-        params = self._engine("load_weights").state.params
-        names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+        weights = self._weights(self._engine("load_weights").state)
+        names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(weights)]
         with np.load(filepath) as file:
             if sorted(file.files) != sorted(names):
                 raise InvalidArgumentError(
