@@ -57,6 +57,8 @@ class Engine:
         steps: The compiled steps.
         publisher: The run's end of the bus.
         updates: Completed optimizer updates that were dispatched.
+        examples: Examples that these took in, and
+        input_s: seconds that the thread waited for their batches; of a training.
         stops: The stops that were asked for, the first one first.
         stop_epoch: Whether the current epoch was asked to end.
         in_epoch: Whether the batches of an epoch are gone through.
@@ -90,6 +92,8 @@ class Engine:
         self.state = state
         self.flight = flight
         self.updates = int(state.step)
+        self.examples = 0
+        self.input_s = 0.0
         self.stops: list[Stop] = []
         self.stop_epoch = False
         self.in_epoch = False

@@ -31,7 +31,6 @@ from fitbus.train._pipeline import Pipeline
 from fitbus.train._preparation import Position
 from fitbus.train._source import HostBatch
 from fitbus.train._steps import zeros
-from fitbus.train._task import Batch
 
 __all__ = ["FitJob"]
 
@@ -232,9 +231,10 @@ class FitJob:
         index = engine.batch
         fetch_s = 0.0
 
-        def compute(batch: Batch) -> Any:
-            engine.state, engine.running, vector = step(engine.state, engine.running, batch)
+        def compute(item: HostBatch) -> Any:
+            engine.state, engine.running, vector = step(engine.state, engine.running, item.batch)
             engine.updates += 1
+            engine.examples += item.rows
             engine.batch += 1
             engine.place = self._feed.place
             return vector
@@ -246,20 +246,19 @@ class FitJob:
             engine.activity = "waiting for a batch"
             if self._feed.may_block:
                 pipeline.before_fetching(fetch_s)
-                started = time.perf_counter()
-                item = next(batches, None)
-                fetch_s = time.perf_counter() - started
-            else:
-                item = next(batches, None)
+            started = time.perf_counter()
+            item = next(batches, None)
+            fetch_s = time.perf_counter() - started
+            engine.input_s += fetch_s
             if item is None:
                 break
             engine.activity = "in the train step (compiling, or running)"
             if step is None:
                 step = engine.steps.train(engine.state, item.batch)
             if pipeline.exact:
-                pipeline.around(index, engine.updates, partial(compute, item.batch), 1)
+                pipeline.around(index, engine.updates, partial(compute, item), 1)
             else:
-                vector = compute(item.batch)
+                vector = compute(item)
                 pipeline.push(index, engine.updates, vector)
             index += 1
         logs = pipeline.logs()

@@ -42,12 +42,17 @@ class RunStatistics:
 
     Attributes:
         step: Completed optimizer updates that were dispatched.
+        examples: Examples that this run's steps took in; padding isn't counted.
+        input_s: Seconds that its thread waited for their batches: to come, to be put together, and
+            to be sent to the device. As steps run ahead, the device may have been busy meanwhile.
         steps_in_flight: How many steps may run ahead at present: so late a control can act.
         step_s: Seconds a step, measured lately; 0 before that.
         subscriptions: The counters of its subscribers, those of the whole bus among them.
     """
 
     step: int
+    examples: int
+    input_s: float
     steps_in_flight: int
     step_s: float
     subscriptions: tuple[SubscriptionStatistics, ...]
