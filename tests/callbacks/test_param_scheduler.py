@@ -54,8 +54,8 @@ class Notes(Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         found = self.model.state.opt_state.hyperparams
-        values = tuple(float(found[name]) for name in self.names)
-        self.seen.append(values if len(values) > 1 else values[0])
+        values = [float(found[name]) for name in self.names]
+        self.seen.append(tuple(values) if len(values) > 1 else values[0])
 
 
 async def fit(*callbacks: Any, epochs: int = 2, **given: Any) -> fitbus.History:
@@ -110,7 +110,7 @@ async def test_a_function_by_step_is_asked_before_each_step() -> None:
 
     def stairs(step: int) -> float:
         asked.append(step - begin)
-        return 0.25 / 2 ** ((step - begin) // 3)
+        return [0.25, 0.125, 0.0625][(step - begin) // 3]
 
     await fit(ParamScheduler("learning_rate", stairs), notes, recorder)
     assert notes.seen == [0.25] * 3 + [0.125] * 3 + [0.0625] * 2
@@ -182,7 +182,7 @@ async def test_what_it_logs_can_be_monitored() -> None:
     """The names that logs can have know it."""
     scheduler = ParamScheduler("weight_decay", {0: 0.25}, by="epoch")
     await fit(scheduler, EarlyStopping("weight_decay", mode="max", patience=9))
-    with pytest.raises(InvalidArgumentError, match="the logs will have .*'weight_decay'"):
+    with pytest.raises(InvalidArgumentError, match=r"the logs will have .*'weight_decay'"):
         await fit(scheduler, EarlyStopping("decay", mode="max"))
 
 
@@ -275,5 +275,6 @@ def test_an_argument_out_of_range_is_refused_with_its_name(argument: str, given:
 
 
 def test_numpy_numbers_are_starts_and_values() -> None:
-    scheduler = ParamScheduler("b1", dict(zip(np.arange(2), np.asarray([0.5, 0.25]), strict=True)))
+    table: Any = dict(zip(np.arange(2), np.asarray([0.5, 0.25]), strict=True))
+    scheduler = ParamScheduler("b1", table)
     assert scheduler._table == [(0, 0.5), (1, 0.25)]
