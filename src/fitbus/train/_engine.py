@@ -23,6 +23,7 @@ from fitbus.errors import ControlRejectedError, InvalidArgumentError
 from fitbus.events import EndReason, RunPaused, RunResumed
 from fitbus.train._applying import apply_to_state
 from fitbus.train._feed import Feed
+from fitbus.train._history import History
 from fitbus.train._pipeline import Flight
 from fitbus.train._preparation import Position, Preparation
 from fitbus.train._request import Request
@@ -71,6 +72,7 @@ class Engine:
         order: What the order of shuffled data is made from, and
         place: how far in them the batches that are done reach (`Feed.place`).
         start: Where training was asked to begin; read after `TrainBegin`.
+        history: The logs of the epochs that have ended.
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
         called_off: Whether data that the thread waits for aren't wanted any more.
@@ -105,6 +107,7 @@ class Engine:
         self.order: tuple[int, ...] = ()
         self.place: tuple[int, int] | None = None
         self.start: Position | None = None
+        self.history = History()
         self.preparation = preparation or Preparation()
         self.stop_evaluation = False
         self.activity = "starting"

@@ -85,6 +85,7 @@ class FitJob:
         publisher = engine.publisher
         engine.prepare(self._feed)
         engine.order, engine.place = self._feed.order, self._feed.place
+        engine.history = self.history
         engine.activity = "looking for a backup"
         restored = engine.preparation.restored()
         if restored is not None:

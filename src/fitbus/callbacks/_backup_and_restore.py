@@ -1,0 +1,229 @@
+"""Backs up a training, so that it goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+
+import jax
+
+from fitbus.callbacks._background import Background
+from fitbus.callbacks._backup_file import BackupFiles, Damaged
+from fitbus.callbacks._callback import Callback, Logs
+from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.train import Position, Restored, TrainState
+from fitbus.train._packing import packed, unpacked
+from fitbus.train._state import is_key
+
+if TYPE_CHECKING:
+    from fitbus.train import Engine, Run
+
+__all__ = ["BackupAndRestore"]
+
+
+@final
+class BackupAndRestore(Callback):
+    """Backs up a training, so that the same `fit`, called again, goes on where it was interrupted.
+
+    A backup holds the whole state (parameters, optimizer, random key, step), the place in the epoch
+    and in the data (order of shuffled arrays included), the running means, the history, and what
+    the callbacks remember (`state_dict`). It is taken at a step boundary, when all waiting handlers
+    have seen what came before, wherever in `callbacks=[...]` it stands. A training that goes on
+    ends with the same parameters, bit for bit, as one that was never interrupted: with the same
+    program, data and devices, and kernels that are deterministic. Give `fit` the same arguments
+    again; `epochs` may be larger. Iterators are read up to the place; a function that returns one,
+    and a list, must give the same batches each time.
+
+    Only the copy to the host is waited for; a file is written in a thread, and given its name when
+    it is whole. Where the disk is slower than the backups come, the newest one that waits is
+    written, the others are left out. All is written when `fit` returns. The files are read by
+    nobody else: a number of bytes, MessagePack, raw arrays and a SHA-256 checksum. `fit` fails, and
+    names the path, if one can't be written. Two trainings at once need a directory each.
+
+    Callbacks are told apart by their types, and those of one type by their order. What a callback
+    remembers is taken back after all `on_train_begin` hooks. `self.run.preparation.resumed`
+    tells an `on_train_begin` hook of a training that goes on.
+
+    Differs from Keras in what it keeps: there, only the weights and the number of the epoch are. So
+    a backup within an epoch goes on with the next batch, not with the first one of that epoch; the
+    callbacks don't begin anew; and a later `fit(epochs=...)` counts from its own `initial_epoch`.
+    The backup is deleted only if training was completed or stopped on purpose, and all that had to
+    be done at its end was; never other files of the directory. `save_freq=True`, or `False`, is
+    refused.
+
+    Args:
+        backup_dir: The directory, made if it isn't there.
+        save_freq: `"epoch"`, or every how many batches, counted over epochs.
+        double_checkpoint: Whether one more backup is kept than the newest and the one before, to
+            which it falls back, with a warning, where the newest is damaged.
+        delete_checkpoint: Whether the backups are deleted at the end, as said above.
+        timeout_s: Seconds that the end of training waits for what is still to be written.
+
+    Raises:
+        InvalidArgumentError: An argument is out of range; in `fit`: the backup is of another state.
+        FitbusError: In `fit`: none of the backups can be read.
+
+    Source: Keras' `BackupAndRestore`.
+    """
+
+    adds_logs: ClassVar[bool | frozenset[str]] = False
+
+    def __init__(
+        self,
+        backup_dir: str | os.PathLike[str],
+        save_freq: int | Literal["epoch"] = "epoch",
+        double_checkpoint: bool = False,
+        delete_checkpoint: bool = True,
+        *,
+        timeout_s: float = 30.0,
+    ) -> None:
+        if not isinstance(backup_dir, str | os.PathLike) or not os.fspath(backup_dir):
+            raise InvalidArgumentError("BackupAndRestore.backup_dir", backup_dir, "give a path")
+        number = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
+        if not number and save_freq != "epoch":
+            raise InvalidArgumentError(
+                "BackupAndRestore.save_freq",
+                save_freq,
+                "give 'epoch', or a whole number of batches of at least 1",
+            )
+        for name, value in (
+            ("double_checkpoint", double_checkpoint),
+            ("delete_checkpoint", delete_checkpoint),
+        ):
+            if not isinstance(value, bool):
+                raise InvalidArgumentError(
+                    f"BackupAndRestore.{name}", value, "allowed are True, False"
+                )
+        self.backup_dir = backup_dir
+        self.save_freq: int | Literal["epoch"] = save_freq
+        self.double_checkpoint = double_checkpoint
+        self.delete_checkpoint = delete_checkpoint
+        self._directory = Path(backup_dir).absolute()
+        self._background = Background("BackupAndRestore", timeout_s)
+        self._files = BackupFiles(self._directory, 3 if double_checkpoint else 2)
+        self._lock = threading.Lock()
+        self._waiting: list[Any] | None = None
+        self._to_delete = False
+        self._epoch: int | None = None  # that had begun at the last backup
+        self._step = 0  # of the last backup
+
+    def attach(self, run: Run[Any]) -> None:
+        """Subscribes to a run's end, and asks to be called at its boundaries."""
+        super().attach(run)
+        self._to_delete, self._waiting, self._epoch = False, None, None
+        run.preparation.boundaries.append(self._at_boundary)
+        run.preparation.endings.append(self._at_good_end)
+
+    def restore(self) -> Restored | None:
+        """Looks for a backup, and reads the newest whole one."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._files.clear_unfinished()
+        engine = self._engine()
+        self._step = engine.updates
+        damaged: list[str] = []
+        for path in self._files.newest_first():
+            try:
+                content = unpacked(self._files.read(path))
+            except Damaged as error:
+                damaged.append(f"{path}: {error}")
+                continue
+            if damaged:
+                warnings.warn(
+                    f"BackupAndRestore: a backup is damaged ({'; '.join(damaged)}); training goes"
+                    f" on from the one before, {path}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            return self._restored(path, content)
+        if damaged:
+            raise FitbusError(
+                f"BackupAndRestore: no backup can be read ({'; '.join(damaged)}); put a copy of one"
+                f" there, or delete {self._directory} to begin anew"
+            )
+        return None
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Waits until all is written."""
+        assert self.run is not None
+        reason = self.run.end_reason
+        grace_s = self.run.driver.grace_s / 2 if reason == "cancelled" else None
+        self._background.close(grace_s)
+        self._to_delete = self.delete_checkpoint and reason in ("completed", "stopped")
+
+    def _at_good_end(self) -> None:
+        if self._to_delete:
+            self._files.clear()
+
+    def _at_boundary(self, engine: Engine) -> None:
+        """Takes a backup if one is due."""
+        if self.save_freq == "epoch":
+            before, self._epoch = self._epoch, engine.epoch
+            due = before is not None and before != engine.epoch
+        else:  # a step may also lie before the last backup's, if a checkpoint was restored
+            due = not 0 <= engine.updates - self._step < self.save_freq
+        if not due:
+            return
+        self._step = engine.updates
+        parts = packed(engine)
+        with self._lock:
+            waits, self._waiting = self._waiting is not None, parts
+        if not waits:
+            self._background.submit(self._write)
+
+    def _write(self) -> None:
+        with self._lock:
+            parts, self._waiting = self._waiting, None
+        assert parts is not None
+        try:
+            self._files.write(parts)
+        except BaseException:
+            with self._lock:
+                self._waiting = None  # it would never be written; the next one says why
+            raise
+
+    def _restored(self, path: Path, content: dict[str, Any]) -> Restored:
+        engine = self._engine()
+        found: list[tuple[str, Any]] = content["state"]
+        leaves, tree = jax.tree_util.tree_flatten_with_path(engine.state)
+        wanted = [(jax.tree_util.keystr(place), *_kind(leaf)) for place, leaf in leaves]
+        given = [(name, *_kind(leaf)) for name, leaf in found]
+        if given != wanted:
+            one, other = next(
+                (one, other)
+                for one, other in zip([*given, None], [*wanted, None], strict=False)
+                if one != other
+            )
+            raise InvalidArgumentError(
+                f"BackupAndRestore.backup_dir, {path}",
+                "nothing more" if one is None else " ".join(map(str, one)),
+                f"where the trainer has {'nothing' if other is None else ' '.join(map(str, other))}"
+                "; go on with the model and optimizer that were backed up, or give another"
+                " directory",
+            )
+        state: TrainState = jax.tree.unflatten(tree, [leaf for _, leaf in found])
+        position = Position(**content["position"])
+        self._epoch = position.epoch
+        self._step = int(state.step)
+        epochs = self.params.get("epochs", position.epoch)
+        if position.epoch > epochs:
+            warnings.warn(
+                f"BackupAndRestore: {path} was taken after {position.epoch} epochs, and this fit"
+                f" ends with epoch {epochs}: nothing is trained; is it another training's?",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return Restored(state, position, content["callbacks"], content["history"])
+
+    def _engine(self) -> Engine:
+        engine = None if self.run is None else self.run.driver.engine
+        assert engine is not None
+        return engine
+
+
+def _kind(leaf: Any) -> tuple[str, tuple[int, ...]]:
+    if is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return str(leaf.dtype), tuple(leaf.shape)

@@ -1,0 +1,140 @@
+"""All that a training needs to go on, as bytes: MessagePack, and raw arrays behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+
+from fitbus.errors import FitbusError
+from fitbus.train._state import on_host
+
+if TYPE_CHECKING:
+    from fitbus.train._engine import Engine
+
+__all__ = ["packed", "plain", "unpacked"]
+
+Arrays = list[np.ndarray[Any, Any]]
+
+_ARRAY, _SCALAR, _TUPLE, _BIG, _COMPLEX = range(1, 6)  # what MessagePack itself doesn't know
+_LENGTH_BYTES = 8
+
+
+def packed(engine: Engine) -> list[Any]:
+    """What a run's engine and callbacks are at a boundary, copied: the parts of a file.
+
+    Raises:
+        FitbusError: A callback remembers what is neither plain nor an array.
+    """
+    state = jax.tree_util.tree_leaves_with_path(on_host(engine.state))
+    position = engine.position()
+    epochs, values = engine.history.epoch, engine.history.history
+    return plain(
+        {
+            "state": [(jax.tree_util.keystr(place), leaf) for place, leaf in state],
+            "position": {
+                "epoch": position.epoch,
+                "batch": position.batch,
+                "order": position.order,
+                "running": jax.tree.leaves(position.running),
+                "logs": dict(position.logs),
+                "place": position.place,
+            },
+            "callbacks": engine.preparation.callback_states(),
+            "history": (list(epochs), {n: v for n, v in values.items() if _can_be(v)}),
+        }
+    )
+
+
+def plain(content: Any) -> list[Any]:
+    """Plain values (None, numbers, texts, bytes, lists, tuples, dicts) and arrays, as bytes.
+
+    Raises:
+        FitbusError: Something is neither; says where.
+    """
+    arrays: Arrays = []
+    encoded = _encodable(content, arrays, "")
+    described = [(_name(array.dtype), array.shape) for array in arrays]
+    header = msgspec.msgpack.encode([encoded, described])
+    flat = [array.reshape(-1).view(np.uint8).data for array in arrays]
+    return [len(header).to_bytes(_LENGTH_BYTES, "little"), header, *flat]
+
+
+def unpacked(data: bytes) -> Any:
+    """What `plain`, or `packed`, was given."""
+    at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    header = data[_LENGTH_BYTES:at]
+    arrays: Arrays = []
+
+    def hook(code: int, content: memoryview) -> Any:
+        value: Any = decoder.decode(content)
+        if code == _ARRAY:
+            return arrays[value]
+        if code == _SCALAR:
+            return arrays[value][()]
+        if code == _TUPLE:
+            return tuple(value)
+        return int(value) if code == _BIG else complex(*value)
+
+    decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Any, ext_hook=hook)
+    raw = msgspec.msgpack.Decoder(tuple[msgspec.Raw, list[tuple[str, list[int]]]])
+    encoded, described = raw.decode(header)
+    for name, shape in described:
+        array = np.empty(shape, jnp.dtype(name))
+        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data[at : at + array.nbytes], np.uint8)
+        arrays.append(array)
+        at += array.nbytes
+    return decoder.decode(encoded)
+
+
+def _encodable(value: Any, arrays: Arrays, where: str) -> Any:
+    if value is None or type(value) in (bool, float, str, bytes):
+        return value
+    if type(value) is int:
+        return value if -(2**63) <= value < 2**64 else _extension(_BIG, str(value))
+    if type(value) is complex:
+        return _extension(_COMPLEX, [value.real, value.imag])
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        array = np.array(value, order="C", copy=True)
+        if array.dtype.hasobject or array.dtype.names is not None:
+            raise _refusal(where, f"an array of {array.dtype}")
+        arrays.append(array)
+        kind = _SCALAR if isinstance(value, np.generic) else _ARRAY
+        return _extension(kind, len(arrays) - 1)
+    if isinstance(value, dict):
+        for key in value:
+            if type(key) not in (str, int):
+                raise _refusal(where, f"a dict with the key {key!r}")
+        return {k: _encodable(v, arrays, f"{where}[{k!r}]") for k, v in value.items()}
+    if type(value) in (list, tuple):
+        items = [_encodable(item, arrays, f"{where}[{i}]") for i, item in enumerate(value)]
+        return items if type(value) is list else _extension(_TUPLE, items)
+    raise _refusal(where, type(value).__name__)
+
+
+def _extension(code: int, value: Any) -> Any:
+    return msgspec.msgpack.Ext(code, msgspec.msgpack.encode(value))
+
+
+def _refusal(where: str, found: str) -> FitbusError:
+    return FitbusError(
+        f"a backup can't hold {found}, at {where}: `state_dict` gives None, numbers, texts, bytes,"
+        " lists, tuples, dicts and arrays"
+    )
+
+
+def _can_be(value: Any) -> bool:
+    """Whether it can be packed: callbacks may add to the logs what they like."""
+    try:
+        _encodable(value, [], "")
+    except FitbusError:
+        return False
+    return True
+
+
+def _name(dtype: np.dtype[Any]) -> str:
+    """A name by which a type is found again; NumPy doesn't spell those of machine learning."""
+    return dtype.name if dtype.kind == "V" else dtype.str
