@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import queue
 import threading
@@ -74,7 +75,8 @@ class Background:
 
         Raises:
             BaseException: What a piece of work raised, as itself.
-            TimeoutError: It isn't done in time. The thread is left behind, as a daemon.
+            TimeoutError: It isn't done in time. The thread, a daemon, is left behind, and ends when
+                it is done.
         """
         worker, self._worker = self._worker, None
         if worker is None:
@@ -100,6 +102,7 @@ class _Worker:
         self.queue: queue.Queue[Work | None] = queue.Queue(room)
         self.busy: Work | None = None
         self._error: BaseException | None = None
+        self._is_ending = False
         self._thread = threading.Thread(target=self._run, name=f"fitbus {owner}", daemon=True)
         self._thread.start()
 
@@ -125,17 +128,21 @@ class _Worker:
         try:
             self.queue.put(None, timeout=limit)
         except queue.Full:
+            self._is_ending = True
+            with contextlib.suppress(queue.Full):  # it may have taken the last one meanwhile
+                self.queue.put_nowait(None)
             return False
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (work := self.queue.get()) is not None:
-            if self._error is not None:
-                continue
-            self.busy = work
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001  # raised where the work came from
-                self._error = error
-            self.busy = None
+            if self._error is None:
+                self.busy = work
+                try:
+                    work()
+                except BaseException as error:  # noqa: BLE001  # raised where the work came from
+                    self._error = error
+                self.busy = None
+            if self._is_ending and self.queue.empty():
+                return

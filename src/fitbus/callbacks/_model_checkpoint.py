@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Mapping
@@ -130,6 +131,11 @@ class ModelCheckpoint(Callback):
     def best(self, value: float | None) -> None:
         self._saving.best = value
 
+    def attach(self, run: Run[Any]) -> None:
+        """Subscribes to a run; `callbacks=[...]` calls it."""
+        super().attach(run)
+        run.at_end(self._leave)  # after an error of its own, no hook is called
+
     def check_log_names(self, names: frozenset[str]) -> None:
         """Refuses a monitor, and fields of the path, that can never appear."""
         if self.save_best_only:
@@ -180,6 +186,10 @@ class ModelCheckpoint(Callback):
         self._saving.batches = state["batches"]
         if self._kept is not None:
             self._kept.entries = [(path, value) for path, value in state["kept"]]
+
+    def _leave(self) -> None:
+        with contextlib.suppress(Exception):
+            self._background.close(0.0)
 
     def _after_batch(self, batch: int, logs: Logs | None = None) -> None:
         """The hook of every batch, where it saves by batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -148,6 +149,11 @@ class OrbaxCheckpoint(Callback):
         """Whether this is the first of several processes; True where there is only one."""
         return jax.process_index() == 0
 
+    def attach(self, run: Run[Any]) -> None:
+        """Subscribes to a run; `callbacks=[...]` calls it."""
+        super().attach(run)
+        run.at_end(self._leave)  # after an error of its own, no hook is called
+
     def check_log_names(self, names: frozenset[str]) -> None:
         """Refuses a monitor that can never appear; at batches, there is no validation."""
         if self.save_best_only:
@@ -204,6 +210,11 @@ class OrbaxCheckpoint(Callback):
         """Takes it back."""
         self._saving.best = state["best"]
         self._saving.batches = state["batches"]
+
+    def _leave(self) -> None:
+        self._states = None
+        with contextlib.suppress(Exception):
+            self._background.close(0.0)
 
     def _after_batch(self, batch: int, logs: Logs | None = None) -> None:
         """The hook of every batch, where it saves by batches."""
