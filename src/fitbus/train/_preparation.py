@@ -90,6 +90,9 @@ class Preparation:
         boundaries: Called in the training thread at each boundary of a training's batches and
             epochs, when all handlers of what came before have finished: for what must see the state
             and all callbacks at one moment. An error ends the run.
+        unwinding: Called in the training thread on every way out of a run, with the error that ends
+            it or None, before its end is told: for what a hook that isn't called any more would
+            have put back.
         endings: Called in the training thread when a training has ended well, and so have all
             waiting handlers of its end. An error is the run's.
     """
@@ -102,6 +105,7 @@ class Preparation:
         self.resumed: Position | None = None
         self.callbacks: list[Remembers] = []
         self.boundaries: list[Callable[[Engine], object]] = []
+        self.unwinding: list[Callable[[Engine, BaseException | None], object]] = []
         self.endings: list[Callable[[], object]] = []
         self.planned: list[tuple[int, int, str, Ask]] = []
         self._plans = 0

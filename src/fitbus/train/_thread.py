@@ -12,7 +12,7 @@ from fitbus.train._closing import close_data
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job
-from fitbus.train._state import TrainState
+from fitbus.train._state import TrainState, is_lost
 
 __all__ = ["carried_out", "how_it_ended", "kept_by_task", "note_on"]
 
@@ -37,7 +37,7 @@ def carried_out(
                     engine.settle()
                 engine.pipeline = None
             engine.ending = True
-            error = close_data(job, engine, error)
+            error = _unwound(engine, close_data(job, engine, error))
             if job.kind == "fit":
                 try:
                     engine.finish()
@@ -74,6 +74,17 @@ def kept_by_task(
             keep(state)
     except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
         return _with_later(error, raised, "keep", engine)
+    return error
+
+
+def _unwound(engine: Engine, error: BaseException | None) -> BaseException | None:
+    """Lets callbacks put back what they have lent out. Returns what ends the run."""
+    if error is None or not is_lost(engine.state):
+        for function in engine.preparation.unwinding:
+            try:
+                function(engine, error)
+            except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
+                error = error or raised
     return error
 
 
