@@ -2,6 +2,7 @@
 
 - `demo`: all of it at once, on real handwritten digits (`python -m fitbus demo`).
 - `keras_guide`: the callbacks of Keras' guide to writing your own.
+- `keras_model`: a compiled Keras model and unmodified Keras callbacks under `await fit()`.
 - `beside_other_work`: `await fit()` in an event loop that has other things to do.
 - `loop_by_hand`: a training loop of your own, watched and steered over the bus.
 - `custom_event_and_control`: an event and a control of your own, on the bus and on the wire.
