@@ -14,7 +14,7 @@ import numpy as np
 
 from fitbus.errors import FitbusError, InvalidArgumentError
 
-__all__ = ["Array", "check_sums", "named_arrays", "put_back", "put_back_checked", "sums"]
+__all__ = ["Array", "check_sums", "named_arrays", "put_back", "sums", "without_elements"]
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
@@ -93,23 +93,10 @@ def sums(named: Mapping[str, Array]) -> dict[str, int]:
     }
 
 
-def put_back_checked(like: T, named: Mapping[str, Array], kept: Mapping[str, int], path: Path) -> T:
-    """Makes a tree from what Orbax read: there, leaves without an element aren't written.
-
-    Args:
-        like: As of `put_back`.
-        named: As of `put_back`.
-        kept: The checksums of the arrays that were written; those that are missing aren't compared.
-        path: As of `put_back`.
-
-    Raises:
-        InvalidArgumentError: As of `put_back`.
-        FitbusError: An array isn't the one that was written.
-    """
-    check_sums(named, kept, path)
+def without_elements(like: Any) -> dict[str, Array]:
+    """The leaves that have no element, by name: there may be nothing of them to read."""
     kinds = {name: _kind(name, leaf) for name, leaf in _leaves(like)}
-    empty = {name: np.zeros(shape, dtype) for name, (shape, dtype) in kinds.items() if 0 in shape}
-    return put_back(like, {**empty, **named}, path)
+    return {name: np.zeros(shape, dtype) for name, (shape, dtype) in kinds.items() if 0 in shape}
 
 
 def check_sums(named: Mapping[str, Array], kept: Mapping[str, int], path: Path) -> None:

@@ -17,9 +17,9 @@ from fitbus.checkpoints._disk import (
     writing,
 )
 from fitbus.checkpoints._extra import check_installed
-from fitbus.checkpoints._named import Array, put_back_checked, sums
-from fitbus.checkpoints._orbax import MARK, SUMS, apart, flat, nested
-from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.checkpoints._named import Array
+from fitbus.checkpoints._orbax import MARK, apart, nested, put_back_read, seal
+from fitbus.errors import InvalidArgumentError
 
 __all__ = ["NumberedStates"]
 
@@ -119,8 +119,8 @@ class NumberedStates:
                     shutil.rmtree(target, ignore_errors=True)
                     replaced.rename(target)
                 raise OSError(f"{type(error).__name__}: {error}") from error
-            for file in [*target.rglob("*"), target, self._directory]:
-                sync(file)
+            seal(target)
+            sync(self._directory)
             if replaced is not None:
                 shutil.rmtree(replaced)
             if self._max_to_keep is not None:
@@ -145,16 +145,7 @@ class NumberedStates:
         chosen = next(reversed(places), None) if number is None else number
         if chosen not in places:
             raise InvalidArgumentError("number", number, f"{self._directory} has {[*places]}")
-        source = places[chosen]
-        try:
-            tree, kept = apart(lambda: _read(source))
-            named = dict(flat(tree))
-        except Exception as error:
-            raise FitbusError(
-                f"{source} couldn't be read: it is truncated, corrupted, or no whole state"
-                f" ({type(error).__name__}: {error}); take another checkpoint"
-            ) from error
-        return put_back_checked(like, named, kept, source)
+        return put_back_read(like, places[chosen], _read)
 
     def close(self) -> None:
         """Lets Orbax go. Closing again does nothing."""
@@ -200,28 +191,20 @@ class NumberedStates:
     def _save(self, number: int, named: Mapping[str, Array]) -> None:
         import orbax.checkpoint as ocp
 
-        kept = {name: array for name, array in named.items() if array.size}
         self._manager.reload()  # what was deleted isn't there any more
-        self._manager.save(
-            number,
-            args=ocp.args.StandardSave(nested(kept)),
-            custom_metadata={SUMS: sums(kept)},
-            force=True,
-        )
+        self._manager.save(number, args=ocp.args.StandardSave(nested(named)), force=True)
 
 
-def _read(place: Path) -> tuple[Any, dict[str, int]]:
+def _read(place: Path) -> Any:
     """Reads one where it lies: a manager would tidy up what is being written."""
     import orbax.checkpoint as ocp
 
     handler = ocp.CompositeCheckpointHandler(default=ocp.StandardCheckpointHandler())
     with ocp.Checkpointer(handler) as checkpointer:
-        metadata: Any = checkpointer.metadata(place)
-        kept = dict(metadata.custom_metadata or {})
         found: Any = checkpointer.restore(
             place, args=ocp.args.Composite(default=ocp.args.StandardRestore())
         )
-        return found.default, kept.get(SUMS, {})
+        return found.default
 
 
 def _place_of(path: Path) -> Path:

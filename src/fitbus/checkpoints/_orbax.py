@@ -1,19 +1,26 @@
-"""How Orbax is used."""
+"""How Orbax is used, and how what it writes is checked."""
 
 from __future__ import annotations
 
+import json
 import threading
+import zlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from fitbus.checkpoints._named import Array
+from fitbus.checkpoints._disk import sync
+from fitbus.checkpoints._named import Array, put_back, without_elements
+from fitbus.errors import FitbusError
 
-__all__ = ["MARK", "SUMS", "apart", "flat", "nested"]
+__all__ = ["MARK", "apart", "nested", "put_back_read", "seal"]
 
 MARK = "_CHECKPOINT_METADATA"  # Orbax' own file in each of its checkpoints
-SUMS = "fitbus_crc32"
+
+SEAL = "_FITBUS_CRC32"
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 def apart(work: Callable[[], R]) -> R:
@@ -40,9 +47,14 @@ def apart(work: Callable[[], R]) -> R:
 
 
 def nested(named: Mapping[str, Array]) -> dict[str, Any]:
-    """Dictionaries in dictionaries, as Orbax' users expect; no name lies in another."""
+    """Dictionaries in dictionaries, as Orbax' users expect; no name lies in another.
+
+    Leaves without an element are left out: Orbax refuses them.
+    """
     tree: dict[str, Any] = {}
     for name, array in named.items():
+        if not array.size:
+            continue
         *outer, last = name.split(".")
         place = tree
         for part in outer:
@@ -51,9 +63,67 @@ def nested(named: Mapping[str, Array]) -> dict[str, Any]:
     return tree
 
 
-def flat(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Array]]:
-    """The opposite; also of what others wrote, with lists."""
+def seal(directory: Path) -> None:
+    """Brings a directory to the disk, with a file that says what is in its files.
+
+    Orbax itself reads some damaged ones, and leaves threads behind at others.
+    """
+    files = {str(file.relative_to(directory)): _sum(file) for file in _files(directory)}
+    (directory / SEAL).write_text(json.dumps(files, indent=0))
+    for path in [*directory.rglob("*"), directory]:
+        sync(path)
+
+
+def put_back_read(like: T, directory: Path, read: Callable[[Path], Any]) -> T:
+    """Reads a checkpoint, checks it, and makes a tree of it.
+
+    Args:
+        like: As of `put_back`.
+        directory: The checkpoint.
+        read: Reads it, to nested dictionaries of arrays.
+
+    Raises:
+        InvalidArgumentError: As of `put_back`.
+        FitbusError: It is damaged.
+    """
+    try:
+        _check_seal(directory)
+        named = dict(_flat(apart(lambda: read(directory))))
+    except Exception as error:
+        raise FitbusError(
+            f"{directory} couldn't be read: it is truncated, corrupted, or no checkpoint of a"
+            f" state ({type(error).__name__}: {error}); take another one"
+        ) from error
+    return put_back(like, {**without_elements(like), **named}, directory)
+
+
+def _check_seal(directory: Path) -> None:
+    sealed = directory / SEAL
+    if not sealed.exists():
+        return  # written by Orbax alone
+    files: dict[str, list[int]] = json.loads(sealed.read_text())
+    for name, written in files.items():
+        if _sum(directory / name) != written:
+            raise ValueError(f"{name} isn't what was written")
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _sum(file: Path) -> list[int]:
+    """The size of a file, and a checksum of its bytes."""
+    size = checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(2**20):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return [size, checksum]
+
+
+def _flat(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Array]]:
+    """The opposite of `nested`; also of what others wrote, with lists."""
     if isinstance(tree, dict | list | tuple):
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-        return [leaf for key, part in items for leaf in flat(part, (*path, str(key)))]
+        return [leaf for key, part in items for leaf in _flat(part, (*path, str(key)))]
     return [] if tree is None else [(".".join(path), tree)]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fitbus.checkpoints._disk import absolute, moved_in, previous_of, replacing, sync
+from fitbus.checkpoints._disk import absolute, moved_in, previous_of, replacing
 from fitbus.checkpoints._extra import check_installed
-from fitbus.checkpoints._named import Array, named_arrays, put_back_checked, sums
-from fitbus.checkpoints._orbax import MARK, SUMS, apart, flat, nested
-from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.checkpoints._named import Array, named_arrays
+from fitbus.checkpoints._orbax import MARK, apart, nested, put_back_read, seal
+from fitbus.errors import InvalidArgumentError
 
 __all__ = ["load_state", "save_state", "write_state"]
 
@@ -74,8 +74,7 @@ def write_state(path: str | Path, named: Mapping[str, Array]) -> None:
             apart(lambda: _write(temporary, named))
         except Exception as error:  # Orbax and TensorStore say it in many ways
             raise OSError(f"{type(error).__name__}: {error}") from error
-        for file in [*temporary.rglob("*"), temporary]:
-            sync(file)
+        seal(temporary)
         moved_in(temporary, target)
 
 
@@ -107,33 +106,18 @@ def load_state(path: str | Path, like: T) -> T:
         )
     if not source.exists():
         raise InvalidArgumentError("path", str(path), "there is no such directory")
-    try:
-        tree, kept = apart(lambda: _read(source))
-        named = dict(flat(tree))
-    except Exception as error:
-        raise FitbusError(
-            f"{source} couldn't be read: it is truncated, corrupted, or no whole state"
-            f" ({type(error).__name__}: {error}); take another checkpoint"
-        ) from error
-    return put_back_checked(like, named, kept, source)
+    return put_back_read(like, source, _read)
 
 
 def _write(path: Path, named: Mapping[str, Array]) -> None:
     import orbax.checkpoint as ocp
 
-    kept = {name: array for name, array in named.items() if array.size}  # Orbax refuses the others
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        checkpointer.save(
-            path,
-            args=ocp.args.StandardSave(nested(kept)),
-            custom_metadata={SUMS: sums(kept)},
-        )
+        checkpointer.save(path, args=ocp.args.StandardSave(nested(named)))
 
 
-def _read(path: Path) -> tuple[Any, dict[str, int]]:
+def _read(path: Path) -> Any:
     import orbax.checkpoint as ocp
 
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        metadata: Any = checkpointer.metadata(path)
-        kept = dict(metadata.custom_metadata or {})
-        return checkpointer.restore(path), kept.get(SUMS, {})
+        return checkpointer.restore(path, args=ocp.args.StandardRestore())
