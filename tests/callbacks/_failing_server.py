@@ -23,7 +23,7 @@ class FailingServer:
     """Answers requests, in order, as a list says, and then with 200.
 
     A number is a status; "close" closes the connection without an answer; "hang" doesn't answer
-    until the server is closed; "later" is a 503 that says when to come again.
+    until `let_go`, and then closes the connection; "later" is a 503 that says when to come again.
     """
 
     def __init__(self, answers: Iterable[int | str] = ()) -> None:
@@ -59,9 +59,13 @@ class FailingServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
-    def close(self) -> None:
-        """Ends it, and lets go of who hangs."""
+    def let_go(self) -> None:
+        """Ends what hangs."""
         self._closing.set()
+
+    def close(self) -> None:
+        """Ends it."""
+        self.let_go()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

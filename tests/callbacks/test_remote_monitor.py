@@ -208,7 +208,7 @@ async def test_one_that_hangs_holds_the_end_up_for_a_bounded_time(
 
 async def test_what_waits_is_bounded_and_the_oldest_gives_way(script: Script, serve: Serve) -> None:
     server = serve("hang")
-    posts = monitor(server, timeout_s=20, drain_s=0.0, room=2)
+    posts = monitor(server, timeout_s=20, drain_s=20, room=2, retries=0)
 
     class Waits(Callback):
         """Lets the next epoch begin when the server has got the first message."""
@@ -217,6 +217,8 @@ async def test_what_waits_is_bounded_and_the_oldest_gives_way(script: Script, se
             if epoch == 0:
                 assert server.came.acquire(timeout=30)
             seen.append(counts(posts))
+            if epoch == 5:
+                server.let_go()
 
     seen: list[dict[str, int]] = []
     await script.fit([0.0] * 6, posts, Waits())
@@ -224,7 +226,8 @@ async def test_what_waits_is_bounded_and_the_oldest_gives_way(script: Script, se
         *({"waiting": 1}, {"waiting": 2}, {"waiting": 3}),
         *({"waiting": 3, "dropped": n} for n in (1, 2, 3)),
     ]
-    assert counts(posts) == {"failed": 3, "dropped": 3}
+    assert counts(posts) == {"failed": 1, "dropped": 3, "sent": 2}
+    assert epochs(server) == [0, 4, 5]
 
 
 async def test_it_is_used_again_after_a_cancelled_training_that_it_does_not_hold_up(
