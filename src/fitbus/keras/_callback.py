@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
+from importlib.util import find_spec
 from typing import Any, final
 
+import keras
+
+from fitbus.bus import is_coroutine_function
 from fitbus.callbacks import Callback
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.keras._link import ModelLink
@@ -31,8 +35,13 @@ class KerasCallback(Callback):
     task it is a `ModelView`, which has what most callbacks need.
 
     Differs from Keras in three things: hooks of batches are called in order in the training thread,
-    never in a pool; `on_train_end` is called on every way out; a `stop_training` that somebody
-    asked for isn't taken back. In a hook, `model.metrics` have no results; `logs` do.
+    never in a pool; `on_train_end` is called on every way out, once `on_train_begin` was (but not
+    `BackupAndRestore`'s after a failure or a cancellation: it would delete the backup); a
+    `stop_training` that somebody asked for isn't taken back. In a hook, `model.metrics` have no
+    results; `logs` do.
+
+    An object that isn't of Keras' class, or has a `model` of its own, costs a copy of the state at
+    each of its hooks; one of Keras' class pays only where it asks for `self.model`.
 
     Args:
         callback: The object. Hooks that it doesn't override cost nothing.
@@ -45,6 +54,8 @@ class KerasCallback(Callback):
         if not callable(getattr(callback, "set_model", None)):
             raise InvalidArgumentError("callback", callback, "give a keras.callbacks.Callback")
         self._callback = callback
+        self._begun = False
+        self._asks = getattr(type(callback), "model", None) is keras.callbacks.Callback.model
         self._lent: Callable[[str], contextlib.AbstractContextManager[None]] = _as_it_is
         for name in _HOOKS:
             hook = getattr(callback, name, None)
@@ -52,6 +63,12 @@ class KerasCallback(Callback):
                 continue
             if not callable(hook):
                 raise InvalidArgumentError(f"{type(callback).__name__}.{name}", hook, "a method")
+            if is_coroutine_function(hook):
+                raise InvalidArgumentError(
+                    f"{type(callback).__name__}.{name}",
+                    hook,
+                    "nobody awaits a hook of Keras; make it `def`, or the class a fitbus.Callback",
+                )
             setattr(self, name, self._called(name, hook))
 
     @property
@@ -74,33 +91,34 @@ class KerasCallback(Callback):
                 f"keras.callbacks.{self.name} works on a Keras model; train one, with"
                 f" fitbus.keras.KerasTask(model), or use fitbus.callbacks.{self.name}",
             )
+        if own and self.name == "RemoteMonitor" and find_spec("requests") is None:
+            raise self._lacks("requests")  # or it would fail at the end of the first epoch
         super().attach(run)
         self._lent = (
-            ModelLink(task, run, self.name).lent if isinstance(task, KerasTask) else _as_it_is
+            ModelLink(task, run, self.name, asks=self._asks).lent
+            if isinstance(task, KerasTask)
+            else _as_it_is
         )
+        self._begun = False
         if own and self.name in _ADD_LEARNING_RATE:
             run.preparation.added_logs |= {"learning_rate"}
-        elif not own and "on_epoch_end" in vars(self):
+        elif "on_epoch_end" in vars(self) and (not own or self.name == "LambdaCallback"):
             run.open_logs = True
 
-    def set_params(self, params: Any) -> None:
-        """Passes them on."""
-        super().set_params(params)
-        self._callback.set_params(dict(params))
-
     def set_model(self, model: Any) -> None:
-        """Passes on the model itself, or the view of the run where there is none."""
+        """Passes on the model itself, or the view of the run where there is none; then `params`."""
         super().set_model(model)
         task = None if self.run is None else self.run.trainer.steps.task
-        shown = task.model if isinstance(task, KerasTask) else model
+        shown = model
+        if isinstance(task, KerasTask):
+            shown = task.model
+            shown.history = model.history  # as in Keras, it is there in the hooks
         try:
             self._callback.set_model(shown)
         except ImportError as error:
-            missing = {"tensorflow": "TensorFlow"}.get(str(error.name), str(error.name or error))
-            raise FitbusError(
-                f"keras.callbacks.{self.name} needs {missing}, which isn't installed; use"
-                f" fitbus.callbacks.{self.name}, which does without"
-            ) from error
+            raise self._lacks(str(error.name or error)) from error
+        if callable(set_params := getattr(self._callback, "set_params", None)):
+            set_params(dict(self.params))
 
     def _called(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         def with_index(index: int, logs: dict[str, Any] | None = None) -> Any:
@@ -108,10 +126,29 @@ class KerasCallback(Callback):
                 return hook(index, logs)
 
         def without(logs: dict[str, Any] | None = None) -> Any:
+            if name == "on_train_begin":
+                self._begun = True
+            if name == "on_train_end" and not self._may_end():
+                return None
             with self._lent(name):
                 return hook(logs)
 
         return with_index if "batch" in name or "epoch" in name else without
+
+    def _may_end(self) -> bool:
+        """Whether the end makes sense to an object for which Keras would call it less often."""
+        assert self.run is not None
+        failed = self.run.end_reason in ("failed", "cancelled")
+        if failed and isinstance(self._callback, keras.callbacks.BackupAndRestore):
+            return False
+        return self._begun or "on_train_begin" not in vars(self)
+
+    def _lacks(self, module: str) -> FitbusError:
+        missing = {"tensorflow": "TensorFlow"}.get(module, module)
+        return FitbusError(
+            f"keras.callbacks.{self.name} needs {missing}, which isn't installed; use"
+            f" fitbus.callbacks.{self.name}, which does without"
+        )
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from fitbus.errors import FitbusError
 from fitbus.keras._task import KerasTask
 from fitbus.keras._variables import Variables
 from fitbus.train import Engine, Position, Run
+from fitbus.train._state import is_lost
 
 __all__ = ["ModelLink"]
 
@@ -26,34 +27,50 @@ class ModelLink:
 
     The state is copied to the model only if a hook asks for it, through `self.model`, or if its
     event is none of a batch: then also what closes over the model sees it. What a hook wrote to
-    the model acts at once, as a control: `SetLearningRate`, or `UpdateState`.
+    the model acts at once, as a control: `SetLearningRate`, or `UpdateState`. Of what closes over
+    the model in a hook of a batch only a learning rate counts: in Keras, nothing does.
 
     Args:
         task: The task whose model it is.
         run: The live run.
         source: The callback's name.
+        asks: Whether the callback's `model` is Keras' property, which asks for the state.
     """
 
-    def __init__(self, task: KerasTask, run: Run[Any], source: str) -> None:
+    def __init__(self, task: KerasTask, run: Run[Any], source: str, *, asks: bool) -> None:
         self._task = task
         self._run = run
         self._source = source
+        self._asks = asks
 
     @contextlib.contextmanager
     def lent(self, hook: str) -> Generator[None]:
         """Shows the state while a hook is called, and takes over what it wrote."""
         engine = self._run.driver.engine
         assert engine is not None
+        if hook == "on_train_end" and is_lost(
+            engine.state
+        ):  # a step failed after it had taken the state
+            yield
+            return
         model = self._task.model
+        if hook == "on_train_begin":
+            model._initial_epoch = None  # noqa: SLF001  # what an earlier fit left there, Keras' too
         _set(model, "stop_training", engine.stopping)
         _set(model, "stop_evaluating", engine.stop_evaluation)
         _set(model, "stop_predicting", engine.stop_evaluation)
         shown = _Shown(self._task.variables, engine)
         model._jax_state, model._jax_state_synced = shown, False  # noqa: SLF001  # Keras' own way to be asked
-        if "batch" not in hook:
+        if "batch" not in hook or not self._asks:
             model.jax_state_sync()
+        rates = [(rate, rate.value) for rate in shown.variables.assignable_rates]
         try:
             yield
+            written = [(rate, rate.value) for rate, old in rates if rate.value is not old]
+            if written and not shown.asked:
+                model.jax_state_sync()
+                for rate, value in written:
+                    rate.assign(value)
         finally:
             model._jax_state, model._jax_state_synced = None, True  # noqa: SLF001  # likewise
         if shown.asked:

@@ -9,7 +9,7 @@ import keras
 
 from fitbus.train import TrainState
 
-__all__ = ["OptimizerState", "Variables", "learning_rates"]
+__all__ = ["OptimizerState", "Variables", "count_of", "learning_rates"]
 
 
 class OptimizerState(NamedTuple):
@@ -49,6 +49,11 @@ class Variables:
         }
 
     @property
+    def assignable_rates(self) -> list[Any]:
+        """The learning rates that no schedule drives."""
+        return [rate for rate in self.rates.values() if isinstance(rate, keras.Variable)]
+
+    @property
     def all(self) -> list[Any]:
         """All of them, in the order of `values`."""
         return [*self.trainable, *self.others, *self.optimizer]
@@ -57,14 +62,11 @@ class Variables:
         """Whether the model still has the variables that it had."""
         return other is not None and [*map(id, self.all)] == [*map(id, other.all)]
 
-    def read(self, key: Any, step: Any = None) -> TrainState:
+    def read(self, key: Any, step: Any) -> TrainState:
         """The state that the variables hold; the very arrays."""
         values = [variable.value for variable in self.optimizer]
-        if step is None:
-            done = keras.ops.convert_to_tensor(self.model.optimizer.iterations)
-            step = jnp.asarray(done, jnp.int32)
         return TrainState(
-            step=step,
+            step=jnp.asarray(step, jnp.int32),
             params=[variable.value for variable in self.trainable],
             opt_state=self.packed(values),
             key=key,
@@ -107,6 +109,13 @@ class Variables:
             by_place[place] if place in by_place else next(rest)
             for place in range(len(self.optimizer))
         ]
+
+
+def count_of(optimizer: Any) -> int:
+    """How many times an optimizer was applied, accumulations of gradients included."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return int(optimizer._iterations.value)  # noqa: SLF001  # the public one counts updates
 
 
 def learning_rates(optimizer: Any) -> dict[str, Any]:
