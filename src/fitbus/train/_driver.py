@@ -57,6 +57,7 @@ class Driver:
         self._trainer = trainer
         self._job: Job | None = job  # has the data: let go when it is done
         self._kind = job.kind
+        self.record: Any = getattr(job, "history", None)  # of a fit, as far as it has come
         self._params = {"epochs": getattr(job, "epochs", 1), "steps": getattr(job, "steps", None)}
         self.grace_s = grace_s
         self._drain_s = drain_s

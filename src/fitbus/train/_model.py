@@ -43,7 +43,8 @@ class ModelView(View):
         self._trainer = trainer
         self._run = run
         self._source = source
-        self.history: Any = None  # Keras' `History` puts itself there
+        # The run's own, as far as it has come; Keras' `History` puts itself there.
+        self.history: Any = run.driver.record
 
     # What may be asked anywhere.
 
