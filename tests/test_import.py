@@ -27,7 +27,10 @@ CONTROLS = [
     if isinstance(getattr(control, name), type)
     and issubclass(getattr(control, name), control.Control)
 ]
-SUBMODULES = ["bus", "callbacks", "control", "errors", "events", "testing", "train"]
+SUBMODULES = [
+    *("bus", "callbacks", "checkpoints", "control", "errors", "events", "keras", "testing"),
+    "train",
+]
 NAMES = [
     *EVENTS,
     *CONTROLS,
@@ -55,8 +58,10 @@ def test_importing_loads_nothing_heavy() -> None:
     """Neither JAX nor NumPy nor Optax nor rich, nor an event loop, nor what is built on them."""
     loaded: list[str] = fresh("import fitbus, json, sys; print(json.dumps(list(sys.modules)))")
     heavy = {"asyncio", "jax", "jaxlib", "matplotlib", "numpy", "optax", "rich", "sklearn", "trio"}
+    heavy |= {"httpx", "keras", "orbax", "safetensors", "tensorboard", "tensorboardX"}
     assert heavy & set(loaded) == set()
-    assert {"fitbus.train", "fitbus.testing", "fitbus.examples"} & set(loaded) == set()
+    lazy = {"checkpoints", "examples", "keras", "testing", "train"}
+    assert {f"fitbus.{name}" for name in lazy} & set(loaded) == set()
 
 
 def test_watching_loads_nothing_heavy_either() -> None:
