@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from keras.callbacks import (  # type: ignore[import-untyped]  # has no types
-    CSVLogger as KerasLogger,
-)
+from keras.callbacks import CSVLogger as KerasLogger
 
 import fitbus
 from fitbus.callbacks import Callback, CSVLogger, Logs

@@ -78,6 +78,11 @@ class Throughput(Callback):
     examples_per_second: float | None
     input_wait: float | None
 
+    _samples: deque[_Sample]  # those of the window
+    _begun: _Sample  # the epoch's beginning
+    _first: _Sample | None  # the end of its first batch, for the first epoch
+    _is_first_epoch: bool
+
     def __init__(
         self,
         *,
@@ -194,9 +199,9 @@ class Throughput(Callback):
 
     def _reset(self) -> None:
         self.steps_per_second = self.examples_per_second = self.input_wait = None
-        self._samples: deque[_Sample] = deque()
+        self._samples = deque()
         self._begun = _Sample(0.0, 0, 0.0, 0.0)
-        self._first: _Sample | None = None
+        self._first = None
         self._is_first_epoch = True
         self._measures = False
         self._next_look = 0.0
