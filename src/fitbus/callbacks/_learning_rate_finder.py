@@ -107,7 +107,7 @@ class LearningRateFinder(Callback):
         self.mode = mode
         self.smoothing = smoothing
         self.diverges_at = diverges_at
-        self._kept: Any = None
+        self._kept: list[Any] | None = None  # the leaves of the state to put back
         self._begin()
 
     def attach(self, run: Run[Any]) -> None:
@@ -183,7 +183,7 @@ class LearningRateFinder(Callback):
         """Starts anew, and keeps the state."""
         self._begin()
         state: TrainState = self.model.state
-        self._kept = _on_host(dataclasses.replace(state, step=None))
+        self._kept = jax.tree.leaves(_on_host(dataclasses.replace(state, step=None)))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Puts the state back, if that wasn't done before."""
@@ -204,7 +204,7 @@ class LearningRateFinder(Callback):
             "losses": list(self.losses),
             "diverged": self.diverged,
             "mean": self._mean,
-            "state": jax.tree.leaves(self._kept),
+            "state": list(self._kept or ()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -213,8 +213,7 @@ class LearningRateFinder(Callback):
         self.losses = list(state["losses"])
         self.diverged = state["diverged"]
         self._mean = state["mean"]
-        if self._kept is not None and state["state"]:
-            self._kept = jax.tree.unflatten(jax.tree.structure(self._kept), state["state"])
+        self._kept = list(state["state"]) or None
 
     def _begin(self) -> None:
         self.learning_rates, self.losses = [], []
@@ -263,7 +262,8 @@ class LearningRateFinder(Callback):
         assert self.run is not None
 
         def put_back(state: TrainState) -> TrainState:
-            old: TrainState = _as_keys(dataclasses.replace(state, step=None), kept)
+            now = dataclasses.replace(state, step=None)
+            old: TrainState = _as_keys(now, jax.tree.unflatten(jax.tree.structure(now), kept))
             return dataclasses.replace(old, step=state.step)
 
         self.run.post(UpdateState(put_back), "LearningRateFinder").result()

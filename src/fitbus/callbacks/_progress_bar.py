@@ -33,6 +33,10 @@ class ProgressBar(Callback):
     are looked at, on the event loop. The terminal is left clean whatever ends the run. What `print`
     writes meanwhile, or others through the same console, goes above the bar.
 
+    Differs from Keras in: Keras' `ProgbarLogger` draws a bar at every batch, in the training thread
+    and wherever its output goes, so that a log file fills up with it; what it shows is fixed. Here
+    it takes arguments, and there is none of Keras'.
+
     Args:
         leave: Whether epochs, evaluations and predictions leave a line.
         live: Whether what goes on is shown where that is possible; False: lines only.
