@@ -294,8 +294,30 @@ def test_an_asynchronous_hook_is_refused_before_the_first_step(models: Pair) -> 
         async def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             pass
 
-    with pytest.raises(fitbus.errors.InvalidArgumentError, match="the class a fitbus.Callback"):
+    with pytest.raises(fitbus.errors.InvalidArgumentError, match=r"the class a fitbus\.Callback"):
         models.trainer.run(x, y, callbacks=[Asynchronous()])
+
+
+def test_hooks_of_batches_may_take_logs_as_a_keyword_or_under_any_name(models: Pair) -> None:
+    """Keras gives them by keyword, so the first works there; the second works here too."""
+    told: list[str] = []
+
+    class Keyword(Base):
+        def on_train_batch_end(self, batch: int, *, logs: Any = None) -> None:
+            told.append(f"keyword {batch} {sorted(logs)}")
+
+        def on_train_batch_begin(self, batch: int, **given: Any) -> None:
+            told.append(f"begin {batch} {given}")
+
+    named = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda b, x: told.append(f"named {b}")
+    )
+    models.reset()
+    models.by_fitbus([Keyword(), named])
+    assert told[:3] == ["begin 0 {'logs': {}}", "keyword 0 ['loss', 'mae']", "named 0"]
+    models.reset()
+    models.by_keras([Keyword()])
+    assert told[9:11] == told[:2]
 
 
 def test_hooks_may_return_controls(models: Pair) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Generator
 from importlib.util import find_spec
 from typing import Any, final
@@ -121,9 +122,11 @@ class KerasCallback(Callback):
             set_params(dict(self.params))
 
     def _called(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+        by_keyword = "batch" in name and not _takes(hook, 2)  # as Keras calls those
+
         def with_index(index: int, logs: dict[str, Any] | None = None) -> Any:
             with self._lent(name):
-                return hook(index, logs)
+                return hook(index, logs=logs) if by_keyword else hook(index, logs)
 
         def without(logs: dict[str, Any] | None = None) -> Any:
             if name == "on_train_begin":
@@ -149,6 +152,17 @@ class KerasCallback(Callback):
             f"keras.callbacks.{self.name} needs {missing}, which isn't installed; use"
             f" fitbus.callbacks.{self.name}, which does without"
         )
+
+
+def _takes(hook: Callable[..., Any], count: int) -> bool:
+    """Whether it can be called with so many arguments by position, as far as can be told."""
+    try:
+        inspect.signature(hook).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # written in C
+        return True
+    return True
 
 
 @contextlib.contextmanager

@@ -48,9 +48,7 @@ class ModelLink:
         """Shows the state while a hook is called, and takes over what it wrote."""
         engine = self._run.driver.engine
         assert engine is not None
-        if hook == "on_train_end" and is_lost(
-            engine.state
-        ):  # a step failed after it had taken the state
+        if hook == "on_train_end" and is_lost(engine.state):  # a step that failed took it
             yield
             return
         model = self._task.model
@@ -61,20 +59,31 @@ class ModelLink:
         _set(model, "stop_predicting", engine.stop_evaluation)
         shown = _Shown(self._task.variables, engine)
         model._jax_state, model._jax_state_synced = shown, False  # noqa: SLF001  # Keras' own way to be asked
-        if "batch" not in hook or not self._asks:
-            model.jax_state_sync()
-        rates = [(rate, rate.value) for rate in shown.variables.assignable_rates]
         try:
-            yield
-            written = [(rate, rate.value) for rate, old in rates if rate.value is not old]
-            if written and not shown.asked:
+            if "batch" not in hook or not self._asks:
                 model.jax_state_sync()
-                for rate, value in written:
-                    rate.assign(value)
+            with self._closures(shown):
+                yield
         finally:
             model._jax_state, model._jax_state_synced = None, True  # noqa: SLF001  # likewise
         if shown.asked:
             self._take_over(engine, shown.variables)
+        self._heed(engine, hook)
+
+    @contextlib.contextmanager
+    def _closures(self, shown: _Shown) -> Generator[None]:
+        """Sees to it that a learning rate counts that was set without asking for the state."""
+        rates = [(rate, rate.value) for rate in shown.variables.assignable_rates]
+        yield
+        written = [(rate, rate.value) for rate, old in rates if rate.value is not old]
+        if written and not shown.asked:
+            self._task.model.jax_state_sync()
+            for rate, value in written:
+                rate.assign(value)
+
+    def _heed(self, engine: Engine, hook: str) -> None:
+        """Takes over what a hook asked for by the model's flags."""
+        model = self._task.model
         if model.stop_training and not engine.stopping:
             self._run.post(StopTraining(f"stop_training was set by {self._source}"), self._source)
         if "_test_" in hook:
