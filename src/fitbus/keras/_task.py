@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import threading
 from typing import Any, final
 
 import jax
 import jax.numpy as jnp
 import keras
-import numpy as np
 
 from fitbus.errors import InvalidArgumentError
-from fitbus.keras._variables import Variables
-from fitbus.train import Batch, Fold, Metrics, TrainState
+from fitbus.keras._metrics import ModelMetrics
+from fitbus.keras._variables import Variables, count_of
+from fitbus.train import Batch, Metrics, TrainState
 
 __all__ = ["KerasTask"]
+
+_OWN_STEPS = (
+    *("train_step", "test_step", "compute_metrics", "compute_loss", "_compute_loss"),
+    *("compute_loss_and_updates", "stateless_compute_loss", "_update_metrics_variables"),
+)
 
 
 @final
@@ -33,9 +38,22 @@ class KerasTask:
         history = await trainer.fit(x, y, epochs=5, callbacks=[keras_callback, handler])
 
     `state.params` is the list of trainable variables, `state.extra` that of the others. A short
-    last batch isn't filled up, as in Keras, and so is compiled by itself. Of a model with a
-    `train_step`, `test_step` or `compute_metrics` of its own, the step is traced twice more, for
-    the running values of the metrics and for the batch's own; the compiler merges what is the same.
+    last batch isn't filled up, as in Keras, and so is compiled by itself. Sample weights are what
+    Keras takes: one for each example or time step, or a dict or tuple of such by output; a model
+    that gets none computes without. Of a model with a `train_step`, `test_step`, `compute_loss` or
+    `compute_metrics` of its own, the step is traced twice more, for the running values of the
+    metrics and for the batch's own; the compiler merges what is the same.
+
+    `state.step` counts batches that were trained on. `optimizer.iterations` agrees with it, but
+    for batches that the scale of the loss leaves out, and where gradients are accumulated: there it
+    counts updates. What Keras trains between two runs counts in both.
+
+    Differs from Keras in four things: an array that a metric gives, such as that of
+    `F1Score(average=None)`, stands in logs as scalars, `f1_score_0` and so on; averages of the
+    weights take their place only after a run that has made an update (Keras puts zeros there if
+    the first batch fails); the logs of batches of a model whose own step returns what has the names
+    of its metrics are those metrics' results, as those of epochs are; class weights multiply into
+    sample weights instead of being refused beside them.
 
     Args:
         model: The model, compiled.
@@ -47,6 +65,7 @@ class KerasTask:
     """
 
     pad = False
+    weights_as_given = True
 
     def __init__(self, model: Any) -> None:
         if not isinstance(model, keras.Model):
@@ -63,13 +82,17 @@ class KerasTask:
             )
         self.model = model
         self.variables = Variables(model)
-        self._kept: list[Any] = []
-        self._empty: list[Any] = []  # the variables of the metrics before the first batch
-        self._compiled = (model.optimizer, model._compile_loss)  # noqa: SLF001  # there is no public one
+        self._tracing = threading.RLock()  # Keras notes things on the model while it is traced
+        self._metrics = ModelMetrics(model, self._tracing)
+        self._policy = keras.config.dtype_policy()  # Keras keeps it by thread
+        self._made = False  # whether a trainer has asked for the state
+        self._kept: list[Any] = []  # the arrays that the variables had after the latest run
+        self._count = 0  # and the updates that the optimizer had counted
+        self._begun: int | None = None  # the step at which a run has taken the model over
+        self._compiled = (model.optimizer, model._loss_tracker)  # noqa: SLF001  # anew in each compile
         own = type(model)
         self._replays = any(
-            getattr(own, name) is not getattr(keras.Model, name)
-            for name in ("train_step", "test_step", "compute_metrics")
+            getattr(own, name, None) is not getattr(keras.Model, name, None) for name in _OWN_STEPS
         )
 
     # The world outside: called by the trainer between calls.
@@ -80,51 +103,57 @@ class KerasTask:
             raise InvalidArgumentError(
                 "params", params, "a Keras model has its own: Trainer(KerasTask(model))"
             )
+        if self._made:
+            raise InvalidArgumentError(
+                "task", self, "it has a trainer already; give each a KerasTask(model) of its own"
+            )
         self._build_optimizer()
         self.variables = Variables(self.model)
-        return self.variables.read(key)
+        self._made, self._count = True, count_of(self.model.optimizer)
+        return self.variables.read(key, self._count)
 
     def prepare(self, state: TrainState, batch: Batch) -> TrainState:
         """Builds what isn't built yet, and takes what was written to the model meanwhile."""
-        model: Any = self.model
-        if (model.optimizer, model._compile_loss) != self._compiled:  # noqa: SLF001  # there is no public one
-            raise InvalidArgumentError(
-                "model",
-                model,
-                "it was compiled anew; make a new Trainer(KerasTask(model)) for it",
-            )
-        if batch.y is not None:
-            model._symbolic_build(data_batch=tuple(batch))  # noqa: SLF001  # no public way builds metrics
-        elif not model.built:
-            model(batch.x)
-        self._build_optimizer()
-        model.reset_metrics()
-        self._empty = [np.array(variable.value) for variable in model.metrics_variables]
-        variables = Variables(model)
+        self._begun = None
+        self._check_compiled()
+        keras.config.set_dtype_policy(self._policy)
+        self._build(batch)
+        self._metrics.reset()
+        variables = Variables(self.model)
         written = [variable.value for variable in variables.all]
         untouched = len(written) == len(self._kept) and all(
             new is old for new, old in zip(written, self._kept, strict=True)
         )
-        if untouched and variables.same_as(self.variables):
-            return state
-        self.variables = variables
-        self._kept = written
-        return variables.read(state.key, state.step)  # the trainer copies it
+        if not self._made:
+            state = self._given(state, variables)
+        elif not (untouched and variables.same_as(self.variables)):
+            count = count_of(self.model.optimizer)
+            step = max(0, int(state.step) + count - self._count)
+            state = variables.read(state.key, step)  # the trainer copies it
+            self._count = count
+        self.variables, self._kept = variables, written
+        self._begun = int(state.step)
+        return state
 
     def finish(self, state: TrainState) -> TrainState:
         """Lets the optimizer finish: one that averages the weights may put the averages there."""
         optimizer = self.model.optimizer
-        if not _averages(optimizer):
+        if self._begun is None or int(state.step) == self._begun or not _averages(optimizer):
             return state
         self.variables.write(self.variables.values(copied(state)))
+        if count_of(optimizer) == 0:
+            return state
         optimizer.finalize_variable_values(self.model.trainable_variables)
         return copied(self.variables.read(state.key, state.step))
 
     def keep(self, state: TrainState) -> None:
-        """Puts the state back into the model."""
-        if len(self.variables.all) == len(jax.tree.leaves(self.variables.values(state))):
-            self.variables.write(self.variables.values(state))
-            self._kept = [variable.value for variable in self.variables.all]
+        """Puts a copy of the state back into the model, unless the run hasn't got so far."""
+        if self._begun is None:
+            return
+        self.variables.write(self.variables.values(copied(state)))  # Keras may donate what it has
+        self._kept = [variable.value for variable in self.variables.all]
+        self._count = count_of(self.model.optimizer)
+        self._begun = None
 
     def weights(self, state: TrainState) -> list[Any]:
         """What `model.get_weights()` has: the trainable variables, and BatchNorm's statistics."""
@@ -147,24 +176,48 @@ class KerasTask:
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One update by the model's optimizer."""
+        with self._tracing:
+            return self._train_step(state, batch)
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
+        """The loss and the metrics."""
+        model, none = self.model, self._metrics.none()
+        with self._tracing:
+            if self._replays:
+                before = (state.params, state.extra)
+                logs, _ = _own_test_step(model, before, batch, none)
+                step = _with(_own_test_step, model)
+                return self._metrics.replayed(logs, (before, batch), step)
+            _, (loss, y_pred, _, after) = model.compute_loss_and_updates(
+                state.params, state.extra, none, *batch, training=False
+            )
+            return self._metrics.of(loss, y_pred, after, batch)
+
+    def predict_step(self, state: TrainState, batch: Batch) -> Any:
+        """What the model gives."""
+        with self._tracing:
+            return self.model.predict_step((state.params, state.extra), (batch.x,))[0]
+
+    # Inside.
+
+    def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         model, optimizer = self.model, self.variables.unpacked(state.opt_state)
+        none = self._metrics.none()
         if self._replays:
-            before = ((state.params, state.extra, optimizer), tuple(batch))
-            logs, after = _own_train_step(model, before, self._empty_metrics())
+            before = (state.params, state.extra, optimizer)
+            logs, after = _own_train_step(model, before, batch, none)
             params, extra, optimizer, _ = after
-            metrics = self._replayed(logs, before, _own_train_step)
+            step = _with(_own_train_step, model)
+            metrics = self._metrics.replayed(logs, (before, batch), step)
         else:
             losses = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
-            (_, (loss, y_pred, extra, _)), gradients = losses(
-                state.params,
-                state.extra,
-                self._empty_metrics(),
-                *batch,
+            (_, (loss, y_pred, extra, after)), gradients = losses(
+                *(state.params, state.extra, none, *batch),
                 training=True,
                 optimizer_variables=optimizer,
             )
             params, optimizer = model.optimizer.stateless_apply(optimizer, gradients, state.params)
-            metrics = self._folded(loss, y_pred, batch)
+            metrics = self._metrics.of(loss, y_pred, after, batch)
         new = dataclasses.replace(
             state,
             params=list(params),
@@ -173,31 +226,36 @@ class KerasTask:
         )
         return new, metrics
 
-    def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-        """The loss and the metrics."""
+    def _check_compiled(self) -> None:
         model = self.model
-        if self._replays:
-            before = ((state.params, state.extra), tuple(batch))
-            logs, _ = _own_test_step(model, before, self._empty_metrics())
-            return self._replayed(logs, before, _own_test_step)
-        _, (loss, y_pred, _, _) = model.compute_loss_and_updates(
-            state.params, state.extra, self._empty_metrics(), *batch, training=False
-        )
-        return self._folded(loss, y_pred, batch)
+        if (model.optimizer, model._loss_tracker) != self._compiled:  # noqa: SLF001  # there is no public one
+            raise InvalidArgumentError(
+                "model",
+                model,
+                "it was compiled anew; make a new Trainer(KerasTask(model)) for it",
+            )
 
-    def predict_step(self, state: TrainState, batch: Batch) -> Any:
-        """What the model gives."""
-        return self.model.predict_step((state.params, state.extra), (batch.x,))[0]
-
-    # Inside.
+    def _build(self, batch: Batch) -> None:
+        model = self.model
+        if batch.y is not None:
+            model._symbolic_build(data_batch=tuple(batch))  # noqa: SLF001  # no public way builds metrics
+        elif not all(layer.built for layer in model._flatten_layers()):  # noqa: SLF001  # has all of them
+            with keras.StatelessScope():  # so that nothing but the shapes counts
+                model(batch.x)
+        self._build_optimizer()
 
     def _build_optimizer(self) -> None:
         model = self.model
         if model.built and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
 
-    def _empty_metrics(self) -> list[Any]:
-        return [jnp.asarray(value) for value in self._empty]
+    def _given(self, state: TrainState, variables: Variables) -> TrainState:
+        """A state that the trainer was given, if it is one of this model."""
+        own = variables.read(state.key, state.step)
+        if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, state):
+            raise InvalidArgumentError("params", "a TrainState", "give a state of this model")
+        self._made = True
+        return state
 
     def _rate(self, optimizer: list[Any]) -> Any:
         """What a schedule gives after the step; None without one."""
@@ -207,66 +265,22 @@ class KerasTask:
         with keras.StatelessScope(state_mapping=mapping):
             return self.model.optimizer.learning_rate
 
-    def _folded(self, loss: Any, y_pred: Any, batch: Batch) -> Metrics:
-        """The model's own metrics, kept in its own variables."""
-        model = self.model
-        x, y, weight = batch
 
-        def scope(kept: list[Any]) -> Any:
-            return keras.StatelessScope(
-                state_mapping=list(zip(model.metrics_variables, kept, strict=True))
-            )
-
-        def update(kept: list[Any], value: Any) -> list[Any]:
-            loss, x, y, y_pred, weight = value
-            with scope(kept) as changed:
-                compiled = model._compile_loss  # noqa: SLF001  # keeps the loss of each output
-                if compiled is not None and compiled.metrics:
-                    compiled(y, y_pred, weight)
-                rows = jax.tree.leaves(x)[0].shape[0]
-                model._loss_tracker.update_state(loss, sample_weight=rows)  # noqa: SLF001  # nobody else does
-                model.compute_metrics(x, y, y_pred, weight)
-            return _after(changed, model.metrics_variables, kept)
-
-        def result(kept: list[Any]) -> dict[str, Any]:
-            with scope(kept):
-                return {**model.get_metrics_result()}
-
-        value = (loss, x, y, y_pred, weight)
-        return {"metrics": Fold(value, self._empty_metrics, update, result)}
-
-    def _replayed(self, logs: Any, before: Any, step: Callable[..., Any]) -> Metrics:
-        """The metrics of a step of the model's own, with their last logs."""
-        model = self.model
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), logs)
-
-        def init() -> tuple[list[Any], Any]:
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            return self._empty_metrics(), zeros
-
-        def update(kept: tuple[list[Any], Any], value: Any) -> tuple[list[Any], Any]:
-            found, after = step(model, value, kept[0])
-            return list(after[-1]), dict(found)
-
-        return {"metrics": Fold(before, init, update, lambda kept: kept[1])}
+def _own_train_step(model: Any, before: Any, batch: Batch, kept: list[Any]) -> Any:
+    return model.train_step((*before, kept), tuple(batch))
 
 
-def _own_train_step(model: Any, before: Any, kept: list[Any]) -> Any:
-    return model.train_step((*before[0], kept), before[1])
+def _own_test_step(model: Any, before: Any, batch: Batch, kept: list[Any]) -> Any:
+    return model.test_step((*before, kept), tuple(batch))
 
 
-def _own_test_step(model: Any, before: Any, kept: list[Any]) -> Any:
-    return model.test_step((*before[0], kept), before[1])
+def _with(step: Any, model: Any) -> Any:
+    return lambda before, batch, kept: step(model, before, batch, kept)
 
 
 def copied(state: TrainState) -> TrainState:
     """A copy of each array: what is donated to a step must be nobody else's."""
     return jax.tree.map(jnp.copy, state)  # type: ignore[no-any-return]  # jax returns Any
-
-
-def _after(scope: Any, variables: list[Any], before: list[Any]) -> list[Any]:
-    found = [scope.get_current_value(variable) for variable in variables]
-    return [old if new is None else new for new, old in zip(found, before, strict=True)]
 
 
 def _averages(optimizer: Any) -> bool:

@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any, Literal, TypeAlias, TypedDict, final
 
 import jax
+import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
 from fitbus.train._arrays import rows
@@ -135,6 +136,7 @@ class FitArguments:
         seed: tuple[int, ...],
         pad: bool,
         pull: Pull,
+        as_given: bool = False,
     ) -> FitJob:
         """Makes the job: the data are looked at here, before anything starts."""
 
@@ -154,6 +156,7 @@ class FitArguments:
                 seed=seed,
                 pad=pad,
                 pull=pull,
+                as_given=as_given,
             )
             return Feed(argument, data, steps, anew=not training)
 
@@ -204,7 +207,7 @@ class FitArguments:
                 f"of {count} examples it leaves {at} to train on and {count - at} to validate on;"
                 " both need at least one",
             )
-        if weight is not None:
+        if weight is not None and np.ndim(weight) == 1:
             weight = check_weight("sample_weight", weight, count)
 
         def part(tree: Any, picked: slice) -> Any:

@@ -22,18 +22,20 @@ class ArraySource(Source):
     """Slices of arrays with a common first dimension, shuffled anew for each pass.
 
     Arrays stay where they are: host arrays are sliced on the host, device arrays on the device.
+    Weights are filled in where there are none, unless wanted `as_given`: then they may be a pytree.
     """
 
     def __init__(
         self,
         x: Any,
         y: Any,
-        weight: np.ndarray[Any, Any] | None,
+        weight: Any,
         *,
         batch_size: int,
         shuffle: bool,
         seed: tuple[int, ...],
         pad: bool,
+        as_given: bool = False,
     ) -> None:
         # Flattened once: of what a batch costs, walking through trees would be the most.
         self._leaves, tree = jax.tree.flatten((x, y))
@@ -44,6 +46,7 @@ class ArraySource(Source):
         self._shuffle = shuffle
         self.order = seed
         self._pad = pad
+        self._as_given = as_given
         self._ones: Any = None
         self.steps = -(-self._count // self._size)
         self.may_block = False
@@ -55,7 +58,7 @@ class ArraySource(Source):
         if self._shuffle:
             order = np.random.default_rng([*self.order, number]).permutation(self._count)
         size = self._size
-        if self._weight is None:
+        if self._weight is None and not self._as_given:
             self._ones = ones(size)  # here: under the JAX settings of the run
         for start in range(first * size, self._count - size + 1, size):
             stop = start + size
@@ -70,13 +73,16 @@ class ArraySource(Source):
         return batch
 
     def _weights(self, picked: Any) -> Any:
-        return self._ones if self._weight is None else pick_rows(self._weight, picked)
+        if self._weight is None:
+            return self._ones
+        return jax.tree.map(lambda leaf: pick_rows(leaf, picked), self._weight)
 
     def _short_batch(self, order: Any, rest: int) -> HostBatch:
         """The last batch of a pass: filled up with its last row, which then weighs nothing."""
         picked = order[-rest:]
         if not self._pad:
-            weight = self._weights(picked) if self._weight is not None else ones(rest)
+            filled_in = self._weight is None and not self._as_given
+            weight = ones(rest) if filled_in else self._weights(picked)
             return HostBatch(self._batch(picked, weight), rest)
         picked = np.concatenate([picked, np.repeat(picked[-1:], self._size - rest)])
         weight = np.ones(self._size) if self._weight is None else np.array(self._weights(picked))

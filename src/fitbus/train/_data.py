@@ -30,6 +30,7 @@ class IterableSource(Source):
         pull: Turns an async iterator into one of the training thread.
         pad: Whether batches shorter than the first one are filled up.
         class_weight: Multiplies into the sample weights.
+        as_given: Whether weights are left as they are: None, or any pytree of arrays.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class IterableSource(Source):
         *,
         pad: bool,
         class_weight: Mapping[int, float] | None,
+        as_given: bool = False,
     ) -> None:
         self._argument = argument
         self._data = data
         self._pull = pull
         self._pad = pad
         self._class_weight = class_weight
+        self._as_given = as_given
         self._size: int | None = None
         self._ones: Any = None
         self.steps = None
@@ -83,15 +86,18 @@ class IterableSource(Source):
             self._size = count
         is_whole = count >= self._size or not self._pad
         if weight is None and self._class_weight is None and is_whole:
+            if self._as_given:
+                return HostBatch(sent(Batch(x, y, None)), count)
             if self._ones is None or len(self._ones) != count:
                 self._ones = ones(count)
             return HostBatch(sent(Batch(x, y, self._ones)), count)
         if weight is None:
             weight = np.ones(count, np.float32)
         else:
-            weight = check_weight(f"{self._argument} batch: sample_weight", weight, count)
+            argument = f"{self._argument} batch: sample_weight"
+            weight = _weights(argument, weight, count, as_given=self._as_given)
         if self._class_weight is not None:
-            weight = weight * weight_by_class(self._class_weight, y)
+            weight = _by_class(self._class_weight, y, weight)
         if is_whole:
             return HostBatch(sent(Batch(x, y, weight)), count)
         picked = np.minimum(np.arange(self._size), count - 1)
@@ -113,6 +119,7 @@ def source(
     seed: tuple[int, ...],
     pad: bool,
     pull: Pull,
+    as_given: bool = False,
 ) -> Source:
     """Makes a source from what `fit` was given.
 
@@ -126,7 +133,7 @@ def source(
             raise InvalidArgumentError(
                 "sample_weight", sample_weight, "batches bring their own: (x, y, sample_weight)"
             )
-        return IterableSource(argument, x, pull, pad=pad, class_weight=by_class)
+        return IterableSource(argument, x, pull, pad=pad, class_weight=by_class, as_given=as_given)
     x, y = _as_arrays("x", x), _as_arrays("y", y)
     count = rows(x, argument)
     if count == 0:
@@ -135,14 +142,21 @@ def source(
     _same_length(argument, count, f"{prefix}y", y)
     weight = sample_weight
     if weight is not None:
-        weight = check_weight(f"{prefix}sample_weight", weight, count)
+        weight = _weights(f"{prefix}sample_weight", weight, count, as_given=as_given)
     if by_class is not None:
-        weight = weight_by_class(by_class, y) * (1 if weight is None else weight)
-    if weight is not None and not weight.any():
+        weight = _by_class(by_class, y, weight)
+    if weight is not None and not any(leaf.any() for leaf in jax.tree.leaves(weight)):
         raise DataError(
             f"{prefix}sample_weight", "all weights are zero; there is nothing to learn from"
         )
-    return ArraySource(x, y, weight, batch_size=batch_size, shuffle=shuffle, seed=seed, pad=pad)
+    return ArraySource(
+        *(x, y, weight),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        pad=pad,
+        as_given=as_given,
+    )
 
 
 def is_arrays(x: Any) -> bool:
@@ -173,6 +187,34 @@ def _as_arrays(argument: str, tree: Any) -> Any:
         return array
 
     return jax.tree.map(check, tree)
+
+
+def _weights(argument: str, weight: Any, count: int, *, as_given: bool) -> Any:
+    """Sample weights: one for each example; or, `as_given`, for each output, or each time step."""
+    several = isinstance(weight, Mapping | tuple | list) and all(
+        part is None or np.ndim(part) > 0
+        for part in (weight.values() if isinstance(weight, Mapping) else weight)
+    )
+    if not as_given or (np.ndim(weight) <= 1 and not several):
+        return check_weight(argument, weight, count)
+    tree = _as_arrays(argument, tuple(weight) if isinstance(weight, list) else weight)
+    if (found := rows(tree, argument)) != count:
+        raise DataError(argument, f"it has weights for {found} examples of {count}")
+    return jax.tree.map(
+        lambda leaf: check_weight(argument, leaf, count, shape=np.shape(leaf)), tree
+    )
+
+
+def _by_class(class_weight: Mapping[int, float], y: Any, weight: Any) -> Any:
+    """The weights of the classes of examples that may have weights of their own."""
+    if weight is not None and np.shape(weight) != (rows(y, "y"),):
+        raise InvalidArgumentError(
+            "class_weight",
+            dict(class_weight),
+            "multiply it into weights that are by output or time",
+        )
+    found = weight_by_class(class_weight, y)
+    return found if weight is None else weight * found
 
 
 def _same_length(argument: str, count: int, other: str, tree: Any) -> None:

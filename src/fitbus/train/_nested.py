@@ -48,7 +48,10 @@ class Nested:
     ) -> Self:
         """An evaluation."""
         feed = plain_feed(
-            x, y, batch_size, sample_weight, steps, pad=trainer.steps.pad, pull=_no_async
+            *(x, y, batch_size, sample_weight, steps),
+            pad=trainer.steps.pad,
+            pull=_no_async,
+            as_given=trainer.steps.as_given,
         )
         return cls(trainer, feed, EvaluateJob(feed))
 

@@ -39,6 +39,7 @@ def plain_feed(
     *,
     pad: bool,
     pull: Pull,
+    as_given: bool = False,
 ) -> Feed:
     """The data of an evaluation or a prediction: in order, from the start each time."""
     positive("batch_size", batch_size, none=True)
@@ -54,5 +55,6 @@ def plain_feed(
         seed=(),
         pad=pad,
         pull=pull,
+        as_given=as_given,
     )
     return Feed("x", data, steps, anew=True)

@@ -29,6 +29,7 @@ class Steps:
 
     Attributes:
         pad: Whether a short batch is filled up.
+        as_given: Whether the weights of examples are left as they are given.
     """
 
     def __init__(self, task: Task) -> None:
@@ -41,7 +42,13 @@ class Steps:
         if not isinstance(pad, bool):
             raise InvalidArgumentError("task.pad", pad, "allowed are True, False")
         self.task = task
+        as_given: Any = getattr(task, "weights_as_given", False)
+        if not isinstance(as_given, bool) or (as_given and pad):
+            raise InvalidArgumentError(
+                "task.weights_as_given", as_given, "allowed are False; and, with pad = False, True"
+            )
         self.pad = pad
+        self.as_given = as_given
 
         # Functions of their own: no other trainer's trace is taken.
         def train_step(state: TrainState, batch: Batch) -> Any:

@@ -174,7 +174,11 @@ class Trainer:
         times = {"grace_s": given.pop("grace_s", 5.0), "drain_s": given.pop("drain_s", 30.0)}
         arguments = FitArguments.of(given)
         job = arguments.job(
-            x, y, seed=(self.seed, self.keeper.updates), pad=self.steps.pad, pull=self.puller
+            *(x, y),
+            seed=(self.seed, self.keeper.updates),
+            pad=self.steps.pad,
+            pull=self.puller,
+            as_given=self.steps.as_given,
         )
         return new_run(self, job, callbacks, **times, verbose=arguments.verbose, run_id=run_id)
 
@@ -276,7 +280,10 @@ class Trainer:
         self, x: Any, y: Any, batch_size: int | None, sample_weight: Any, steps: int | None
     ) -> Feed:
         return plain_feed(
-            x, y, batch_size, sample_weight, steps, pad=self.steps.pad, pull=self.puller
+            *(x, y, batch_size, sample_weight, steps),
+            pad=self.steps.pad,
+            pull=self.puller,
+            as_given=self.steps.as_given,
         )
 
     def __repr__(self) -> str:

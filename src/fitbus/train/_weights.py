@@ -12,13 +12,15 @@ from fitbus.errors import DataError, InvalidArgumentError
 __all__ = ["check_class_weight", "check_weight", "weight_by_class"]
 
 
-def check_weight(argument: str, weight: Any, count: int) -> np.ndarray[Any, Any]:
-    """Sample weights as float32 of shape (examples,)."""
+def check_weight(
+    argument: str, weight: Any, count: int, shape: tuple[int, ...] | None = None
+) -> np.ndarray[Any, Any]:
+    """Sample weights as float32 of shape (examples,), unless another one is given."""
     try:
         found = np.asarray(weight, np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(argument, f"found {type(weight).__name__}; give numbers") from error
-    if found.shape != (count,):
+    if found.shape != ((count,) if shape is None else shape):
         raise DataError(
             argument, f"its shape is {found.shape}; give one weight for each of {count}"
         )
