@@ -58,7 +58,7 @@ def test_it_draws_the_losses_and_the_suggestion() -> None:
     assert finder.plot(ax) is ax
     curve, point = ax.get_lines()
     assert np.array_equal(curve.get_xydata(), np.transpose([finder.learning_rates, finder.losses]))
-    assert np.array_equal(point.get_xdata(), [finder.suggestion])
+    assert np.asarray(point.get_xdata()).tolist() == [finder.suggestion]
     assert (ax.get_xscale(), ax.get_xlabel()) == ("log", "learning rate")
     legend = ax.get_legend()
     assert legend is not None
