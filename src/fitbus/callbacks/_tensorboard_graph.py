@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from fitbus.callbacks._tensorboard_writer import Writer
 
 __all__ = ["graph_of", "program_text", "write_program"]
+
+_logger = logging.getLogger("fitbus")
 
 _MOST_CHARACTERS = 200_000
 
@@ -38,8 +42,12 @@ def write_program(writer: Writer, steps: Any, state: Any) -> bool:
     writer.put_graph(lambda: graph_of(jaxpr, inputs, outputs))
     model = keras_model(steps.task)
     if type(model).__name__ in ("Functional", "Sequential"):  # those that TensorBoard can draw
-        layers = _layers_of(model)
-        writer.put("train", lambda: [layers], 0)
+        try:
+            layers = _layers_of(model)
+        except Exception:  # a user's layer that can't be described
+            _logger.exception("TensorBoard: the layers of the Keras model can't be drawn")
+        else:
+            writer.put("train", lambda: [layers], 0)
     return True
 
 
@@ -55,8 +63,8 @@ def program_text(jaxpr: Any) -> str:
 def graph_of(jaxpr: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
     """A `GraphDef` with a node for each operation of a closed jaxpr.
 
-    Operations lie in the scopes that `jax.named_scope` gave them, and calls of compiled functions
-    in scopes of their names. Constants aren't drawn.
+    Operations lie in the scopes that `jax.named_scope` gave them, those of the gradient in a scope
+    of that name, and calls of compiled functions in scopes of their names. Constants aren't drawn.
 
     Args:
         jaxpr: The program.
@@ -74,7 +82,8 @@ def _layers_of(model: Any) -> Any:
     described = parts.SummaryMetadata(
         plugin_data=parts.SummaryMetadata.PluginData(plugin_name="graph_keras_model", content=b"1")
     )
-    tensor = tensor_util.make_tensor_proto(model.to_json())
+    shape = {"class_name": type(model).__name__, "config": model.get_config()}
+    tensor = tensor_util.make_tensor_proto(json.dumps(shape))
     return parts.Summary.Value(tag="keras", metadata=described, tensor=tensor)
 
 
@@ -101,7 +110,7 @@ class _Drawing:
 
     def _walk(self, jaxpr: Any, scope: str, known: dict[Any, str]) -> None:
         for equation in jaxpr.eqns:
-            place = f"{scope}/{equation.source_info.name_stack}"
+            place = f"{scope}/{_scope(str(equation.source_info.name_stack))}"
             body = _body(equation)
             if body is None:
                 sources = self._sources(equation.invars, known)
@@ -143,6 +152,12 @@ class _Drawing:
         count = self._names[name]
         self._names[name] += 1
         return f"{name}_{count}" if count else name
+
+
+def _scope(stack: str) -> str:
+    """The scope of an operation: of what belongs to the gradient one of its own."""
+    place = re.sub(r"(transpose|jvp)\(|\)", "", stack)
+    return f"gradient/{place}" if "transpose(" in stack else place
 
 
 def _is_known(var: Any, known: Mapping[Any, str]) -> bool:

@@ -20,7 +20,7 @@ _logger = logging.getLogger("fitbus")
 def keras_model(task: Any) -> Any:
     """The Keras model that a task trains, or None."""
     model = getattr(task, "model", None)
-    return model if hasattr(model, "to_json") and hasattr(model, "weights") else None
+    return model if hasattr(model, "get_config") and hasattr(model, "weights") else None
 
 
 def parameters_of(task: Any, state: Any) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._tensorboard_files import EventFile, check_place, event, graph_event
@@ -18,60 +19,77 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "Writer"]
 
+_ROOM = 4096  # records that may wait to be written
+_Piece: TypeAlias = tuple[str | None, Callable[[], Any]]  # makes a record for a file, or does work
+
 
 @final
 class Writer:
-    """Writes to the files of one directory.
+    """Writes to the files of one directory, in the order in which it is asked to.
 
-    While it is open a thread of its own writes, in order, and what that raises is raised by the
-    next call. Else the caller writes, and waits: so nothing is lost that comes early or late.
+    While it is open a thread of its own writes, all that has gathered at once, and what that raises
+    is raised by the next call. Else the caller writes, and waits: so nothing is lost that comes
+    early or late.
 
     Args:
         log_dir: The directory.
-        timeout_s: Seconds that closing waits.
+        timeout_s: Seconds that closing waits, and that a caller waits for room.
     """
 
     def __init__(self, log_dir: Path, timeout_s: float) -> None:
         self._log_dir = log_dir
         self._files = {name: EventFile(log_dir / name) for name in ("train", "validation")}
-        self._background = Background("TensorBoard", timeout_s, room=4096)
-        self._lock = threading.Lock()  # so that one thread at a time makes the other one
+        self._background = Background("TensorBoard", timeout_s)
+        self._timeout_s = timeout_s
+        self._changed = threading.Condition()
+        self._gathered: list[_Piece] = []
         self._open = False
+        self._closing = False
+        self._scheduled = False
+        self._error: BaseException | None = None
 
     def open(self) -> None:
         """Lets a thread write from here on, if it can write there at all."""
         check_place(self._log_dir)
-        with self._lock:
+        with self._changed:
             self._open = True
+            self._error = None
 
     def flush(self) -> None:
         """Waits until all is written."""
         self._background.flush()
+        with self._changed:
+            self._check()
 
     def close(self, timeout_s: float | None = None, *, for_good: bool = False) -> None:
-        """Waits until all is written.
+        """Waits until all is written. What comes meanwhile follows, and isn't waited for.
 
         Args:
             timeout_s: Seconds for it; its own, unless given.
             for_good: Whether what comes from here on is written by who brings it.
         """
-        if for_good:
-            with self._lock:
-                self._open = False
-        self._background.close(timeout_s)
+        with self._changed:
+            self._closing = True
+            self._open = self._open and not for_good
+        try:
+            self._background.close(timeout_s)
+        finally:
+            with self._changed:
+                self._closing = self._scheduled = False
+                if self._open:
+                    self._schedule()
+                else:
+                    self._write_gathered()
+                self._check()
 
     def submit(self, work: Callable[[], object]) -> None:
         """Does a piece of work in its turn."""
-        with self._lock:
-            if self._open:
-                self._background.submit(work)
-                return
-        work()
+        self._add((None, work))
 
     def put(self, to: str, values: Callable[[], Sequence[Any]], step: int) -> None:
         """Writes summaries, which are made in their turn."""
         now = time.time()
-        self.submit(lambda: self.write(to, [event(values(), step, now)]))
+        self._add((to, lambda: event(values(), step, now)))
 
     def put_scalars(self, to: str, tag: str, found: Mapping[str, float], step: int) -> None:
         """Writes numbers, if there are any; `tag` has braces where their names go."""
@@ -81,11 +99,65 @@ class Writer:
     def put_graph(self, graph: Callable[[], Any]) -> None:
         """Writes a graph, which is drawn in its turn."""
         now = time.time()
-        self.submit(lambda: self.write("train", [graph_event(graph(), now)]))
+        self._add(("train", lambda: graph_event(graph(), now)))
 
     def write(self, to: str, events: Sequence[Any]) -> None:
         """Writes records at once."""
         self._files[to].write(events)
+
+    def _add(self, piece: _Piece) -> None:
+        with self._changed:
+            self._check()
+            if not self._changed.wait_for(self._has_room, self._timeout_s):
+                raise TimeoutError(
+                    f"TensorBoard: {_ROOM:,} records aren't written after {self._timeout_s:g} s; is"
+                    " the disk slow? write less, or give a longer timeout_s"
+                )
+            self._gathered.append(piece)
+            if self._open or self._closing:
+                self._schedule()
+            else:
+                self._write_gathered()
+                self._check()
+
+    def _has_room(self) -> bool:
+        return len(self._gathered) < _ROOM
+
+    def _schedule(self) -> None:
+        """Lets the thread take what has gathered. The lock is held."""
+        if self._gathered and not (self._scheduled or self._closing):
+            self._scheduled = True
+            self._background.submit(self._take)
+
+    def _take(self) -> None:
+        """Writes what has gathered; in the thread."""
+        with self._changed:
+            self._scheduled = False
+            pieces, self._gathered = self._gathered, []
+            self._changed.notify_all()
+        self._write_all(pieces)
+
+    def _write_gathered(self) -> None:
+        pieces, self._gathered = self._gathered, []
+        self._write_all(pieces)
+
+    def _write_all(self, pieces: Sequence[_Piece]) -> None:
+        if self._error is not None:
+            return  # what follows may build upon what failed
+        try:
+            for to, group in itertools.groupby(pieces, key=lambda piece: piece[0]):
+                if to is None:
+                    for _, work in group:
+                        work()
+                else:
+                    self._files[to].write([make() for _, make in group])
+        except BaseException as error:  # noqa: BLE001  # raised by the next call
+            self._error = error
+
+    def _check(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
 
 @final
