@@ -120,11 +120,12 @@ async def test_what_callbacks_remember_is_that_of_the_boundary_whatever_their_or
     tmp_path: Path, place: int, save_freq: Any, count: int
 ) -> None:
     """Taken when all hooks have seen what came before; given back when all have begun anew."""
+    counts: list[int] = []
+    seen: list[Remembers] = []
     for _ in range(2):
-        seen = [Remembers(), Remembers()]
+        counts, seen = [], [Remembers(), Remembers()]
         callbacks: list[Callback] = [*seen]
         callbacks.insert(place, BackupAndRestore(tmp_path, save_freq))
-        counts: list[int] = []
         note = noting(counts, seen)
         raising = fail_after(7 if save_freq != 5 else 6)
         with pytest.raises(Interrupted):

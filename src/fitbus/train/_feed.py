@@ -85,24 +85,21 @@ class Feed:
         Raises:
             DataError: The data end before.
         """
-        restarts, steps = self._source.restarts, self._source.steps
+        restarts = self._source.restarts
         if restarts:
             self.close()
         if order:
             self._source.order = order
         self._done, self._over = batches, False
-        if place is not None:
-            self._passes, left = place
-        elif self._limit is None:
-            self._passes, left = epochs if restarts else 0, batches
+        number, left = self._counted(epochs, batches) if place is None else place
+        if restarts:
+            self._passes = number
         else:
-            self._passes, left = 0, epochs * self._limit + batches
-            if restarts and steps:
-                self._passes, left = divmod(left, steps)
+            left -= self._taken  # what was handed out can't come again
         if self._limit is None and restarts and not batches and left:
-            self._passes, left = self._passes + 1, 0  # that epoch ended early
+            self._passes, left = number + 1, 0  # that epoch ended early
         try:
-            if not self._leave_out(left):
+            if not self._leave_out(left, across=place is None):
                 raise DataError(
                     self._argument,
                     f"it ended before the place to go on at, batch {batches} of the epoch that"
@@ -115,9 +112,18 @@ class Feed:
             return self.place
         return found
 
-    def _leave_out(self, count: int) -> bool:
-        """Goes past batches; tells whether there were so many."""
+    def _counted(self, epochs: int, batches: int) -> tuple[int, int]:
+        """The place after so many epochs that were all whole, and batches of the next one."""
         source = self._source
+        if self._limit is None:
+            return (epochs if source.restarts else 0), batches
+        total = epochs * self._limit + batches
+        return divmod(total, source.steps) if source.restarts and source.steps else (0, total)
+
+    def _leave_out(self, count: int, *, across: bool) -> bool:
+        """Goes past batches, across passes if need be; tells whether there were so many."""
+        source = self._source
+        across = across and source.restarts
         if source.seeks and count:
             if source.steps is not None and count > source.steps:
                 return False
@@ -125,7 +131,7 @@ class Feed:
             self._passes += 1
             return True
         for _ in range(count):
-            if self._next() is None and (not source.restarts or self._next() is None):
+            if self._next() is None and not (across and self._next() is not None):
                 return False
         return True
 
