@@ -56,8 +56,11 @@ class Callback:
     _model: ModelView | None = None
 
     @property
-    def name(self) -> str:
-        """What it is called in reports, and as the source of its controls."""
+    def _label(self) -> str:
+        """What it is called in reports, and as the source of its controls.
+
+        Not `name`: that is for subclasses to use, as they can in Keras.
+        """
         return type(self).__qualname__
 
     @property
@@ -81,7 +84,7 @@ class Callback:
                 has it: `self.run` and `self.model` are those of one run.
             InvalidHandlerError: A hook can't be called with what it gets.
         """
-        name = self.name
+        name = self._label
         had = self.run
         live = ("running", "paused", "finishing")
         if had is not None and (had.status in live or (had is run and had.status == "pending")):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final
 
+from fitbus.callbacks._arguments import check_flag, check_verbose
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._monitor import Monitor
 
@@ -47,7 +48,7 @@ class EarlyStopping(Callback):
     Source: Keras' `EarlyStopping`; L. Prechelt, "Early Stopping - But When?", 1998.
     """
 
-    adds_logs: ClassVar[bool] = False
+    adds_logs: ClassVar[bool | frozenset[str]] = False
 
     wait: int
     stopped_epoch: int
@@ -70,6 +71,8 @@ class EarlyStopping(Callback):
         self._monitor.check_count("patience", patience)
         self._monitor.check_count("start_from_epoch", start_from_epoch)
         self._monitor.check_baseline(baseline)
+        check_verbose("EarlyStopping", verbose)
+        check_flag("EarlyStopping", "restore_best_weights", restore_best_weights)
         self.monitor = monitor
         self.min_delta = abs(min_delta)
         self.patience = patience

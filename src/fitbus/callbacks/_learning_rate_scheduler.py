@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import jax.numpy as jnp
 import numpy as np
 
+from fitbus.callbacks._arguments import check_verbose
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.errors import InvalidArgumentError
 
@@ -41,8 +42,8 @@ class LearningRateScheduler(Callback):
         verbose: 1 prints the learning rate of each epoch.
 
     Raises:
-        InvalidArgumentError: `schedule` takes neither; in `fit`: it doesn't return a float, or the
-            learning rate isn't this callback's to set.
+        InvalidArgumentError: An argument is of the wrong kind; in `fit`: `schedule` doesn't return
+            a float, or the learning rate isn't this callback's to set.
 
     Source: Keras' `LearningRateScheduler`.
     """
@@ -51,6 +52,7 @@ class LearningRateScheduler(Callback):
 
     def __init__(self, schedule: Callable[..., Any], verbose: int = 0) -> None:
         self._takes_rate = _takes_rate(schedule)
+        check_verbose("LearningRateScheduler", verbose)
         self.schedule = schedule
         self.verbose = verbose
 

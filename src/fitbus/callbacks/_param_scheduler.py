@@ -83,14 +83,14 @@ class ParamScheduler(Callback):
         self._begin()
 
     @property
-    def name(self) -> str:
+    def _label(self) -> str:
         """With the hyperparameter, since there may be several."""
         return f"ParamScheduler({self.hyperparameter!r})"
 
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run, and claims the hyperparameter."""
         super().attach(run)
-        run.preparation.claim(self.hyperparameter, self.name)
+        run.preparation.claim(self.hyperparameter, self._label)
         run.preparation.added_logs |= {self.hyperparameter}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -98,7 +98,7 @@ class ParamScheduler(Callback):
         self._begin()
         if self.by == "step":
             assert self.run is not None
-            self.run.preparation.ask_at(self.model.optimizer.iterations, self.name, self._ask)
+            self.run.preparation.ask_at(self.model.optimizer.iterations, self._label, self._ask)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """By epoch, it sets the value."""
@@ -106,7 +106,7 @@ class ParamScheduler(Callback):
             assert self.run is not None
             control = self._control(epoch)
             if control is not None:
-                self.run.post(control, self.name).result()
+                self.run.post(control, self._label).result()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Adds the value to the logs."""
@@ -131,7 +131,7 @@ class ParamScheduler(Callback):
     def _control(self, now: int) -> SetHyperparameter | None:
         """What to set; None if nothing changes."""
         if self._function is not None:
-            value = _number(self._function(now), f"the result of {self.name} for {self.by} {now}")
+            value = _number(self._function(now), f"the result of {self._label} for {self.by} {now}")
         else:
             place = bisect.bisect_right(self._starts, now)
             if not place:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from fitbus.callbacks._arguments import check_flag
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._progress import AnyBatchEnd, Progress, View, speed
-from fitbus.errors import FitbusError
+from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.events import BatchEnd, PredictBatchEnd, TestBatchEnd
 
 if TYPE_CHECKING:
@@ -43,10 +44,11 @@ class ProgressBar(Callback):
         console: Where to; rich's own console for standard output unless given.
 
     Raises:
+        InvalidArgumentError: An argument is of the wrong kind.
         FitbusError: rich isn't installed; it comes with the extra `demo`.
     """
 
-    adds_logs: ClassVar[bool] = False
+    adds_logs: ClassVar[bool | frozenset[str]] = False
 
     def __init__(
         self, *, leave: bool = True, live: bool = True, console: Console | None = None
@@ -57,6 +59,12 @@ class ProgressBar(Callback):
             raise FitbusError(
                 'ProgressBar needs rich, which isn\'t installed: pip install "fitbus[demo]"'
             ) from error
+        check_flag("ProgressBar", "leave", leave)
+        check_flag("ProgressBar", "live", live)
+        if console is not None and not callable(getattr(console, "print", None)):
+            raise InvalidArgumentError(
+                "ProgressBar.console", console, "give a console of rich, or None"
+            )
         self._leave = leave
         self._live = live
         self._console = rich.get_console() if console is None else console

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, final
 
 import numpy as np
 
+from fitbus.callbacks._arguments import check_verbose
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._monitor import Monitor
 from fitbus.errors import InvalidArgumentError
@@ -88,6 +89,7 @@ class ReduceLROnPlateau(Callback):
         self._monitor.check_count("cooldown", cooldown)
         _check_number("factor", factor, below=1.0)
         _check_number("min_lr", min_lr)
+        check_verbose("ReduceLROnPlateau", verbose)
         self.monitor = monitor
         self.factor = factor
         self.patience = patience

@@ -173,7 +173,7 @@ class SwapEMAWeights(Callback):
     def _replace(self, params: Any) -> None:
         assert self.run is not None
         update = UpdateState(lambda state: dataclasses.replace(state, params=params))
-        self.run.post(update, self.name).result()
+        self.run.post(update, self._label).result()
 
     def _averages(self, state: TrainState) -> Any:
         found = self._ema(state) if self._ema is not None else _kept(state.extra)

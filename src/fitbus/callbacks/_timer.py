@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from fitbus.callbacks._arguments import check_verbose
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import StopTraining
 from fitbus.errors import InvalidArgumentError
@@ -70,6 +71,7 @@ class Timer(Callback):
             raise InvalidArgumentError("Timer", None, "give max_seconds, max_steps or both")
         if not isinstance(validate, bool):
             raise InvalidArgumentError("Timer.validate", validate, "allowed are True, False")
+        check_verbose("Timer", verbose)
         self.max_seconds = max_seconds
         self.max_steps = max_steps
         self.validate = validate
