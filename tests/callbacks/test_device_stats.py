@@ -15,8 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import fitbus
 from fitbus.callbacks import Callback, DeviceStats, EarlyStopping, Logs
-from fitbus.errors import InvalidArgumentError
-from fitbus.testing import toy_problem
+from fitbus.errors import InvalidArgumentError, ThreadStuckError
+from fitbus.testing import Gate, toy_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -143,6 +143,34 @@ async def test_nobody_listens_to_jax_after_its_end(ends: str) -> None:
     assert stats.devices
     assert stats.state_dict() == {}
     stats.load_state_dict({})
+
+
+async def test_nor_after_a_training_whose_thread_hangs() -> None:
+    trainer = fitbus.Trainer(toy_problem(64).task, PROBLEM.params)
+    stats, gate = DeviceStats(), Gate()
+
+    def hangs(event: fitbus.TrainBegin) -> None:
+        gate.pass_sync()
+
+    async def leave() -> None:
+        run = trainer.run(PROBLEM.x, PROBLEM.y, callbacks=[stats, hangs], grace_s=0.05, drain_s=0)
+        async with run:
+            await gate.wait_arrived()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await leave()
+    listener: Any = stats._compilations
+    with pytest.raises((AssertionError, ValueError)):
+        jax.monitoring.unregister_event_duration_listener(listener)
+    gate.open()
+    with anyio.fail_after(30):
+        while True:
+            try:
+                assert int(trainer.state.step) == 0
+                break
+            except ThreadStuckError:
+                await anyio.lowlevel.checkpoint()
 
 
 async def test_it_has_no_hook_of_batches() -> None:
