@@ -194,6 +194,7 @@ async def test_by_default_it_needs_no_validation(script: Script, tmp_path: Path)
 async def test_what_can_never_be_is_refused_before_the_first_step(
     script: Script, tmp_path: Path, name: str, given: dict[str, Any], problem: str
 ) -> None:
+    given = dict(given)
     more = {"validation": [0.0]} if given.pop("validation", False) else {}
     given = {"monitor": "loss", **given}
     checkpoint = ModelCheckpoint(tmp_path / name, save_best_only=True, **given)
@@ -251,7 +252,7 @@ BAD: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("argument", "value"), BAD)
 def test_an_argument_out_of_range_is_refused_with_its_name(argument: str, value: Any) -> None:
-    given = {"filepath": "w-{epoch}", argument: value}
+    given: dict[str, Any] = {"filepath": "w-{epoch}", argument: value}
     with pytest.raises(InvalidArgumentError) as raised:
         ModelCheckpoint(**given)
     assert str(raised.value).startswith(f"ModelCheckpoint.{argument}: found {value!r}; ")

@@ -157,3 +157,20 @@ def test_closing_again_does_nothing(tmp_path: Path) -> None:
     write(states, 2)  # opens it anew
     assert states.numbers() == [1, 2]
     states.close()
+
+
+def test_what_is_no_checkpoint_is_never_replaced_nor_deleted(tmp_path: Path) -> None:
+    (tmp_path / "1").write_text("mine")
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "thesis.txt").write_text("mine")
+    (tmp_path / ".mine.previous").mkdir()
+    with NumberedStates(tmp_path, 1) as states:
+        for number, problem in ((1, "it is a file"), (2, "it is a directory with something else")):
+            with pytest.raises(InvalidArgumentError) as raised:
+                write(states, number)
+            place = str(tmp_path / str(number))
+            assert str(raised.value).startswith(f"directory: found {place!r}; {problem}")
+        write(states, 3, 4)
+        assert states.numbers() == [4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.previous", "1", "2", "4"]
+    assert (tmp_path / "1").read_text() == (tmp_path / "2" / "thesis.txt").read_text() == "mine"

@@ -18,7 +18,7 @@ from fitbus.checkpoints._disk import (
 )
 from fitbus.checkpoints._extra import check_installed
 from fitbus.checkpoints._named import Array
-from fitbus.checkpoints._orbax import MARK, apart, nested, put_back_read, seal
+from fitbus.checkpoints._orbax import MARK, apart, check_replaceable, nested, put_back_read, seal
 from fitbus.errors import InvalidArgumentError
 
 __all__ = ["NumberedStates"]
@@ -91,10 +91,14 @@ class NumberedStates:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 for replaced in self._directory.glob(f".*{REPLACED}"):
                     target = _place_of(replaced)
+                    if not target.name.isdecimal():
+                        continue  # somebody else's
                     if target.exists():
                         shutil.rmtree(replaced)
                     else:  # its successor never came
                         replaced.rename(target)
+                for half in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(half)
                 self._manager = apart(self._make_manager)
 
     def write(self, number: int, named: Mapping[str, Array]) -> Path:
@@ -105,9 +109,11 @@ class NumberedStates:
 
         Raises:
             FitbusError: It can't be written; the message names it.
+            InvalidArgumentError: Something that is no checkpoint has its place.
         """
         self.open()
         target = self._directory / str(number)
+        check_replaceable("directory", target)
         with writing(target):
             replaced = previous_of(target) if target.exists() else None
             if replaced is not None:
@@ -183,9 +189,7 @@ class NumberedStates:
     def _make_manager(self) -> Any:
         import orbax.checkpoint as ocp
 
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False, cleanup_tmp_directories=True, max_to_keep=None
-        )
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, max_to_keep=None)
         return ocp.CheckpointManager(self._directory, options=options)
 
     def _save(self, number: int, named: Mapping[str, Array]) -> None:

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from fitbus.checkpoints._disk import sync
 from fitbus.checkpoints._named import Array, put_back, without_elements
-from fitbus.errors import FitbusError
+from fitbus.errors import FitbusError, InvalidArgumentError
 
-__all__ = ["MARK", "apart", "nested", "put_back_read", "seal"]
+__all__ = ["MARK", "apart", "check_replaceable", "nested", "put_back_read", "seal"]
 
 MARK = "_CHECKPOINT_METADATA"  # Orbax' own file in each of its checkpoints
 
@@ -61,6 +61,22 @@ def nested(named: Mapping[str, Array]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = array
     return tree
+
+
+def check_replaceable(argument: str, path: Path) -> None:
+    """Refuses to replace anything but a checkpoint."""
+    if path.is_dir():
+        if any(path.iterdir()) and not (path / MARK).exists():
+            raise InvalidArgumentError(
+                argument,
+                str(path),
+                "it is a directory with something else in it, which isn't replaced; give a path of"
+                " its own",
+            )
+    elif path.exists():
+        raise InvalidArgumentError(
+            argument, str(path), "it is a file; a whole state is a directory: give another path"
+        )
 
 
 def seal(directory: Path) -> None:

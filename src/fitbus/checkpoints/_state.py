@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fitbus.checkpoints._disk import absolute, moved_in, previous_of, replacing
 from fitbus.checkpoints._extra import check_installed
 from fitbus.checkpoints._named import Array, named_arrays
-from fitbus.checkpoints._orbax import MARK, apart, nested, put_back_read, seal
+from fitbus.checkpoints._orbax import apart, check_replaceable, nested, put_back_read, seal
 from fitbus.errors import InvalidArgumentError
 
 __all__ = ["load_state", "save_state", "write_state"]
@@ -57,18 +57,7 @@ def write_state(path: str | Path, named: Mapping[str, Array]) -> None:
     """
     check_installed("save_state", "orbax.checkpoint")
     target = absolute(path)
-    if target.is_dir():
-        if any(target.iterdir()) and not (target / MARK).exists():
-            raise InvalidArgumentError(
-                "path",
-                str(path),
-                "it is a directory with something else in it, which isn't replaced; give a path of"
-                " its own",
-            )
-    elif target.exists():
-        raise InvalidArgumentError(
-            "path", str(path), "it is a file; a whole state is a directory: give another path"
-        )
+    check_replaceable("path", target)
     with replacing(target) as temporary:
         try:
             apart(lambda: _write(temporary, named))
