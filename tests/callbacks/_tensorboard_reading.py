@@ -81,7 +81,7 @@ class Toy:
 
     async def fit(self, *callbacks: Any, **arguments: Any) -> fitbus.History:
         """Trains for two epochs, unless told otherwise."""
-        given = {"batch_size": 16, "epochs": 2, "callbacks": callbacks, **arguments}
+        given: dict[str, Any] = {"batch_size": 16, "epochs": 2, "callbacks": callbacks, **arguments}
         return await self.trainer.fit(self.problem.x, self.problem.y, **given)
 
     async def evaluate(self, *callbacks: Any) -> dict[str, float]:

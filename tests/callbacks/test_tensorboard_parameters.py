@@ -225,7 +225,7 @@ async def test_labels_of_what_is_no_matrix_are_refused_before_the_first_step(
 ) -> None:
     recorder = EventRecorder()
     board = TensorBoard(tmp_path, embeddings_freq=1, embeddings_metadata={"bias": "labels.tsv"})
-    with pytest.raises(InvalidArgumentError, match="embeddings_metadata.*'embedding/table'"):
+    with pytest.raises(InvalidArgumentError, match=r"embeddings_metadata.*'embedding/table'"):
         await toy.fit(board, recorder)
     assert recorder.of(BatchEnd) == []
 
