@@ -69,7 +69,7 @@ class ModelMetrics:
             return [old if new is None else new for new, old in zip(found, kept, strict=True)]
 
         value = (loss, tuple(batch), y_pred, masks, after)
-        return {"metrics": Fold(value, self.none, update, lambda kept: self._result(kept))}
+        return {"metrics": Fold(value, self.none, update, self._result)}
 
     def replayed(self, logs: Mapping[str, Any], before: Any, step: Step) -> Metrics:
         """The metrics of a step of the model's own.
