@@ -44,13 +44,17 @@ def attach(run: Run[Any], callback: Any) -> None:
 
 
 def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int = 0) -> None:
-    """Attaches what `callbacks=[...]` holds, in order, and the progress bar last; or nothing."""
+    """Attaches what `callbacks=[...]` holds, in order, and a progress bar last; or nothing.
+
+    A progress bar only if `verbose` asks for one, and none is in the list already, as in Keras.
+    """
     run.driver.verbose = verbose
     before = run.bus.subscriptions
+    given = list(flattened(callbacks))
     try:
-        for callback in flattened(callbacks):
+        for callback in given:
             attach(run, callback)
-        if verbose:
+        if verbose and not any(_shows_progress(part) for one in given for part in _parts(one)):
             import fitbus  # the front door knows where the progress bar is
 
             attach(run, fitbus.callbacks.ProgressBar(live=verbose == 1))
@@ -59,6 +63,11 @@ def attach_all(run: Run[Any], callbacks: Iterable[Any] | None, *, verbose: int =
             if subscription.run == run.id and subscription not in before:
                 subscription.cancel()  # nobody will ever start the run
         raise
+
+
+def _shows_progress(callback: Any) -> bool:
+    """Whether it is a progress bar, fitbus' or Keras' own."""
+    return type(callback).__name__ in ("ProgressBar", "ProgbarLogger")
 
 
 def _parts(callback: Any) -> Iterator[Any]:
