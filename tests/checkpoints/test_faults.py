@@ -190,6 +190,7 @@ def test_on_a_full_disk_numbered_states_survive(tmp_path: Path) -> None:
                 states.write(number, named_arrays(BIG))
             assert str(raised.value).startswith(f"{tmp_path / str(number)} couldn't be written: ")
             assert states.numbers() == [3]
+            assert [path.name for path in tmp_path.iterdir()] == ["3"]
             assert bits(states.load(TREE)) == bits(TREE)
         states.write(4, named_arrays(BIG))
         assert states.numbers() == [4]

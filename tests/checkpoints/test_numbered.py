@@ -53,6 +53,13 @@ def test_the_newest_are_kept_whatever_their_numbers(tmp_path: Path, keep: int) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"][-keep:]
 
 
+def test_none_is_deleted_before_there_are_enough(tmp_path: Path) -> None:
+    for keep in range(1, 7):
+        with NumberedStates(tmp_path / str(keep), keep) as states:
+            write(states, 0, 1, 2, 3)
+            assert states.numbers() == [0, 1, 2, 3][-keep:]
+
+
 def test_one_of_the_same_number_is_replaced(tmp_path: Path) -> None:
     with NumberedStates(tmp_path) as states:
         write(states, 1, 2)
@@ -140,6 +147,10 @@ def test_arguments_out_of_range_and_files_are_refused(tmp_path: Path) -> None:
     for keep in (0, -1, 1.5, True):
         with pytest.raises(InvalidArgumentError, match=f"max_to_keep: found {keep!r}"):
             NumberedStates(tmp_path, keep)  # type: ignore[arg-type]  # refused
+    with NumberedStates(tmp_path) as states:
+        for number in (-1, 1.5, True, "1"):
+            with pytest.raises(InvalidArgumentError, match=f"number: found {number!r}"):
+                states.write(number, named_arrays(LIKE))  # type: ignore[arg-type]  # refused
     (tmp_path / "file").touch()
     with pytest.raises(InvalidArgumentError, match=r"directory: found '.*'; it is a file"):
         NumberedStates(tmp_path / "file")

@@ -97,20 +97,25 @@ class NumberedStates:
                         shutil.rmtree(replaced)
                     else:  # its successor never came
                         replaced.rename(target)
-                for half in self._directory.glob("*.orbax-checkpoint-tmp*"):
-                    shutil.rmtree(half)
+                self._remove_half()
                 self._manager = apart(self._make_manager)
 
     def write(self, number: int, named: Mapping[str, Array]) -> Path:
         """Writes what `named_arrays` copied; one of the same number stays until it is complete.
+
+        Args:
+            number: Its number, from 0.
+            named: The arrays, by name; nobody may change them meanwhile.
 
         Returns:
             Where it lies.
 
         Raises:
             FitbusError: It can't be written; the message names it.
-            InvalidArgumentError: Something that is no checkpoint has its place.
+            InvalidArgumentError: `number` is none; or something else has its place.
         """
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise InvalidArgumentError("number", number, "give a whole number of at least 0")
         self.open()
         target = self._directory / str(number)
         check_replaceable("directory", target)
@@ -121,6 +126,7 @@ class NumberedStates:
             try:
                 apart(lambda: self._save(number, named))
             except Exception as error:  # Orbax and TensorStore say it in many ways
+                self._remove_half()
                 if replaced is not None:
                     shutil.rmtree(target, ignore_errors=True)
                     replaced.rename(target)
@@ -130,7 +136,8 @@ class NumberedStates:
             if replaced is not None:
                 shutil.rmtree(replaced)
             if self._max_to_keep is not None:
-                for old in self.numbers()[: -self._max_to_keep]:
+                others = [other for other in self.numbers() if other != number]
+                for old in others[: max(0, len(others) + 1 - self._max_to_keep)]:
                     delete_checkpoint(self._directory / str(old))
         return target
 
@@ -175,6 +182,11 @@ class NumberedStates:
     def __repr__(self) -> str:
         """Shows where it is."""
         return f"<NumberedStates in {str(self._directory)!r}>"
+
+    def _remove_half(self) -> None:
+        """Removes what Orbax hasn't finished."""
+        for half in self._directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
 
     def _places(self) -> dict[int, Path]:
         """Where each one lies, in the order in which they were written."""
