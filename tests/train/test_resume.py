@@ -156,7 +156,8 @@ def test_an_epoch_that_ended_early_is_followed_by_a_new_pass(shuffle: bool) -> N
     """Where an epoch is a pass, what was left of it isn't gone on with."""
     first = feed(X, None, shuffle=shuffle)
     batches = first.epoch()
-    next(batches), next(batches)
+    for _ in range(2):
+        next(batches)
     place = first.place
     assert place == (0, 2)
     expected = [np.asarray(item.batch.x).tolist() for item in first.epoch()]
@@ -192,7 +193,12 @@ def test_arrays_are_not_read_before_the_place() -> None:
     given = feed(X, None)
     picked: list[Any] = []
     made: Callable[..., Any] = given._source._batch  # type: ignore[attr-defined]  # that of arrays
-    given._source._batch = lambda *args: picked.append(1) or made(*args)  # type: ignore[attr-defined]  # counts
+
+    def counting(*args: Any) -> Any:
+        picked.append(args)
+        return made(*args)
+
+    given._source._batch = counting  # type: ignore[attr-defined]  # likewise
     given.go_to(2, 4)
     given.peek()
     assert len(picked) <= 1

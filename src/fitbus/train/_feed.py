@@ -99,7 +99,7 @@ class Feed:
         if self._limit is None and restarts and not batches and left:
             self._passes, left = number + 1, 0  # that epoch ended early
         try:
-            if not self._leave_out(left, across=place is None):
+            if not self._leave_out(left, across=place is None and self._limit is not None):
                 raise DataError(
                     self._argument,
                     f"it ended before the place to go on at, batch {batches} of the epoch that"
