@@ -12,9 +12,10 @@ import anyio
 import pytest
 
 import fitbus
-from fitbus.callbacks import Callback, CSVLogger, Logs
+from fitbus.callbacks import BackupAndRestore, Callback, CSVLogger, Logs
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import EventRecorder
+from fitbus.train import Position, Restored
 
 if TYPE_CHECKING:
     from .conftest import Script
@@ -174,7 +175,7 @@ async def test_a_directory_that_is_not_there_is_told_before_the_first_step(
 
 
 @pytest.mark.parametrize("append", [False, True])
-@pytest.mark.parametrize("when", ["by hand", "before", "at the beginning"])
+@pytest.mark.parametrize("when", ["by hand", "from a backup"])
 async def test_a_training_that_goes_on_takes_out_the_rows_after_its_checkpoint(
     script: Script, tmp_path: Path, when: str, append: bool
 ) -> None:
@@ -189,25 +190,42 @@ async def test_a_training_that_goes_on_takes_out_the_rows_after_its_checkpoint(
     again = CSVLogger(path, append=append)
 
     class Restores(Callback):
-        def restore(self) -> None:
-            if when == "before":
-                again.load_state_dict(state)
+        def restore(self) -> Restored | None:
+            return Restored(None, Position(epoch=2), [("CSVLogger", state)])
 
-        def on_train_begin(self, logs: Logs | None = None) -> None:
-            if when == "at the beginning":
-                again.load_state_dict(state)
-
+    two = {"loss": 3.0, "val_loss": 4.0}
+    only = Only(two, two, two)
     if when == "by hand":
         again.load_state_dict(state)
-    restores = [] if when == "by hand" else [Restores()]
-    two = {"loss": 3.0, "val_loss": 4.0}
-    await script.fit([0.0] * 3, Only(two, two, two), again, *restores, initial_epoch=2)
+        await script.fit([0.0] * 3, only, again, initial_epoch=2)
+    else:
+        await script.fit([0.0] * 3, only, again, Restores())
     header, *found = lines(path)
     assert header == "epoch,loss,val_loss"
     assert found[: len(earlier)] == earlier
     assert found[len(earlier) :][:2] == ["0,1.0,2.0", "1,1.0,2.0"]
     assert [line.split(",")[0] for line in found[len(earlier) :]] == ["0", "1", "2"]
     assert again.state_dict() == state
+
+
+async def test_after_a_crash_the_file_is_that_of_a_training_without_one(
+    script: Script, tmp_path: Path
+) -> None:
+    """The row of the epoch that is trained again isn't there twice."""
+    path = tmp_path / "log.csv"
+
+    def crashes(event: fitbus.EpochEnd) -> None:
+        if event.epoch == 2:
+            raise ZeroDivisionError
+
+    backup = tmp_path / "backup"
+    with pytest.raises(ZeroDivisionError):
+        await script.fit(
+            [0.0] * 4, Only(*[ONE] * 4), CSVLogger(path), BackupAndRestore(backup), crashes
+        )
+    assert len(lines(path)) == 1 + 3
+    await script.fit([0.0] * 4, Only(*[ONE] * 4), CSVLogger(path), BackupAndRestore(backup))
+    assert lines(path) == ["epoch,loss,val_loss", *(f"{epoch},1.0,2.0" for epoch in range(4))]
 
 
 async def test_without_a_backup_to_go_on_with_the_file_begins_anew(

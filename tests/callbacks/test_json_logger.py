@@ -15,6 +15,7 @@ import fitbus
 from fitbus.callbacks import Callback, JSONLogger, LambdaCallback, Logs
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import EventRecorder, toy_problem
+from fitbus.train import Position, Restored
 
 pytestmark = pytest.mark.anyio
 
@@ -155,17 +156,24 @@ async def test_it_is_used_again_and_begins_the_file_anew_unless_told_to_append(
     assert names(read(path)) == both * 2
 
 
-async def test_with_a_state_of_its_own_it_goes_on_with_the_file(tmp_path: Path) -> None:
-    """Once: the next training after that begins it anew."""
+async def test_a_training_from_a_backup_goes_on_with_the_file(tmp_path: Path) -> None:
+    """And one that looks for a backup without finding one doesn't."""
     path = tmp_path / "log.jsonl"
-    logger = JSONLogger(path, types=[fitbus.EpochEnd])
-    await fit(logger)
-    again = JSONLogger(path, types=[fitbus.EpochEnd])
-    again.load_state_dict(logger.state_dict())
-    await fit(again)
-    assert len(read(path)) == 2
-    await fit(again)
-    assert len(read(path)) == 1
+    logger = JSONLogger(path, types=[fitbus.TrainBegin, fitbus.EpochEnd])
+    found: list[Restored | None] = [None, Restored(None, Position(epoch=1)), None]
+
+    class Restores(Callback):
+        def restore(self) -> Restored | None:
+            return found.pop(0)
+
+    for counts in ([2], [2, 1], [2]):
+        await fit(logger, Restores(), epochs=2)
+        events = read(path)
+        assert names(events) == [
+            name for count in counts for name in ["TrainBegin", *["EpochEnd"] * count]
+        ]
+    assert logger.state_dict() == {}
+    logger.load_state_dict({})
 
 
 async def test_a_cancelled_training_is_told_to_its_end(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ class CSVLogger(Callback):
     `NA` in the rows before), where Keras drops it; `append=True` takes the columns of the file as
     they are, where Keras writes the new ones beneath the old header. It is UTF-8 everywhere.
 
-    A training that goes on from a checkpoint (`load_state_dict`) goes on with the file, with or
-    without `append`: the rows of its first epoch and those after are taken out before it writes
-    them again, the rows of earlier trainings stay.
+    A training that goes on from a backup goes on with the file, with or without `append`: the rows
+    of its first epoch and those after are taken out before it writes them again, the rows of
+    earlier trainings stay. So does one before which `load_state_dict` was called by hand.
 
     Args:
         filename: The file. Its directory must be there.
@@ -101,8 +101,8 @@ class CSVLogger(Callback):
         assert self.run is not None
         self._known = frozenset()
         self._table = table = _Table(Path(self.filename), self.sep)
-        # A backup may still be loaded, and the rows before it are needed then.
-        anew = self._resumed is None and not self.run.preparation.restorers
+        # What this one remembers of a backup is loaded after this hook; its rows are needed then.
+        anew = self._resumed is None and self.run.preparation.resumed is None
         self._background.submit(partial(table.open, append=self.append, anew=anew))
         self._background.flush()
         self._before = table.rows_before if self._resumed is None else self._resumed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final, get_args
 
@@ -67,8 +67,8 @@ class JSONLogger(Callback):
             `types=[fitbus.Event]`, or `types=[*JSONLogger.default_types, Mine]`.
         every: Of the batches, each n-th is written: the n-th, the 2n-th, ... of an epoch. Other
             events are written always.
-        append: Whether what is in the file stays; else the next run begins it anew with its first
-            line.
+        append: Whether what is in the file stays; else a run begins it anew with its first line,
+            unless it goes on from a backup: what the file tells of did happen.
         on_error: What a full disk does, as of any handler: `"raise"` (training ends at the next
             step boundary), `"log"`, `"stop"` or `"unsubscribe"`.
 
@@ -118,15 +118,12 @@ class JSONLogger(Callback):
         self.append = append
         self._on_error: OnError = on_error
         self._codec = Codec()
-        self._goes_on = False
 
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
-        goes_on, self._goes_on = self._goes_on, False
-        writer = _Writer(Path(self.path), self._codec, anew=not (self.append or goes_on))
         run.add(
-            writer,
+            _Writer(Path(self.path), self._codec, None if self.append else run),
             *self.types,
             wait=False,
             batched=True,
@@ -135,14 +132,6 @@ class JSONLogger(Callback):
             name="JSONLogger",
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Only that there is a file, with which the next run goes on."""
-        return {"goes_on": True}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Has the next run go on with the file: what it tells of did happen, and stays."""
-        self._goes_on = bool(state["goes_on"])
-
     def _is_wanted(self, event: Event) -> bool:
         batch: int | None = getattr(event, "batch", None)
         return not event.batch_level or batch is None or (batch + 1) % self.every == 0
@@ -150,12 +139,19 @@ class JSONLogger(Callback):
 
 @final
 class _Writer:
-    """Writes one run's lines; called in a thread of its own, with what has gathered."""
+    """Writes one run's lines; called in a thread of its own, with what has gathered.
 
-    def __init__(self, path: Path, codec: Codec, *, anew: bool) -> None:
+    Args:
+        path: The file.
+        codec: Encodes them.
+        begins: The run, if that begins the file anew; when it has an event to write, it is known
+            whether it goes on from a backup.
+    """
+
+    def __init__(self, path: Path, codec: Codec, begins: Run[Any] | None) -> None:
         self._path = path
         self._codec = codec
-        self._anew = anew
+        self._begins = begins
 
     def __call__(self, events: Sequence[Event]) -> None:
         lines: list[bytes] = []
@@ -166,14 +162,15 @@ class _Writer:
             self._write(b"".join(lines))
 
     def _write(self, data: bytes) -> None:
+        anew = self._begins is not None and self._begins.preparation.resumed is None
         try:
-            with self._path.open("wb" if self._anew else "ab") as file:
+            with self._path.open("wb" if anew else "ab") as file:
                 file.write(data)
         except OSError as error:
             if error.filename is None:  # as when there is no room
                 error.filename = str(self._path)
             raise
-        self._anew = False
+        self._begins = None
 
 
 def _encodable(event: Event) -> Event:
