@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["FailingServer", "Request"]
+from fitbus.callbacks import RemoteMonitor
+
+__all__ = ["FailingServer", "Request", "counts", "epochs", "monitor", "strict"]
 
 
 class Request(NamedTuple):
@@ -69,3 +72,29 @@ class FailingServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def strict(text: str) -> Any:
+    """Parsed, if it is JSON without NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def monitor(server: FailingServer, **given: Any) -> RemoteMonitor:
+    """One that doesn't wait long."""
+    fast: dict[str, Any] = {"timeout_s": 5.0, "backoff_s": 0.001, "send_as_json": True, **given}
+    return RemoteMonitor(server.root, **fast)
+
+
+def epochs(server: FailingServer) -> list[int]:
+    """The epochs of the requests that came."""
+    return [strict(request.body)["epoch"] for request in server.requests]
+
+
+def counts(monitor: RemoteMonitor) -> dict[str, int]:
+    """The counters that aren't 0."""
+    found = vars(monitor.statistics())
+    return {name: count for name, count in found.items() if count}

@@ -6,12 +6,10 @@ import json
 import logging
 import math
 import socket
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
-import anyio
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ import pytest
 from fitbus.callbacks import Callback, Logs, RemoteMonitor
 from fitbus.errors import InvalidArgumentError
 
-from ._failing_server import FailingServer
+from ._failing_server import FailingServer, counts, epochs, monitor, strict
 
 if TYPE_CHECKING:
     from .conftest import Script
@@ -53,29 +51,6 @@ class Only(Callback):
         assert logs is not None
         logs.clear()
         logs.update(self._logs)
-
-
-def strict(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise AssertionError(constant)
-
-    return json.loads(text, parse_constant=refuse)
-
-
-def monitor(server: FailingServer, **given: Any) -> RemoteMonitor:
-    """One that doesn't wait long."""
-    fast: dict[str, Any] = {"timeout_s": 5.0, "backoff_s": 0.001, "send_as_json": True, **given}
-    return RemoteMonitor(server.root, **fast)
-
-
-def epochs(server: FailingServer) -> list[int]:
-    return [strict(request.body)["epoch"] for request in server.requests]
-
-
-def counts(monitor: RemoteMonitor) -> dict[str, int]:
-    """The counters that aren't 0."""
-    found = vars(monitor.statistics())
-    return {name: count for name, count in found.items() if count}
 
 
 async def test_it_posts_a_form_after_each_epoch_as_keras_does(script: Script, serve: Serve) -> None:
@@ -191,65 +166,6 @@ async def test_a_server_that_is_not_there_changes_nothing_for_training(
     assert counts(posts) == {"failed": 3, "retried": 1}
     assert "ConnectError" in caplog.messages[0]
     assert "secret" not in caplog.text
-
-
-async def test_one_that_hangs_holds_the_end_up_for_a_bounded_time(
-    script: Script, serve: Serve
-) -> None:
-    """What isn't sent then is given up."""
-    server = serve("hang")
-    posts = monitor(server, timeout_s=20, drain_s=0.1)
-    started = time.monotonic()
-    history = await script.fit([0.0] * 3, posts)
-    assert time.monotonic() - started < 5
-    assert history.epoch == [0, 1, 2]
-    assert counts(posts) == {"failed": 3}
-
-
-async def test_what_waits_is_bounded_and_the_oldest_gives_way(script: Script, serve: Serve) -> None:
-    server = serve("hang")
-    posts = monitor(server, timeout_s=20, drain_s=20, room=2, retries=0)
-
-    class Waits(Callback):
-        """Lets the next epoch begin when the server has got the first message."""
-
-        def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-            if epoch == 0:
-                assert server.came.acquire(timeout=30)
-            seen.append(counts(posts))
-            if epoch == 5:
-                server.let_go()
-
-    seen: list[dict[str, int]] = []
-    await script.fit([0.0] * 6, posts, Waits())
-    assert seen == [
-        *({"waiting": 1}, {"waiting": 2}, {"waiting": 3}),
-        *({"waiting": 3, "dropped": n} for n in (1, 2, 3)),
-    ]
-    assert counts(posts) == {"failed": 1, "dropped": 3, "sent": 2}
-    assert epochs(server) == [0, 4, 5]
-
-
-async def test_it_is_used_again_after_a_cancelled_training_that_it_does_not_hold_up(
-    script: Script, serve: Serve
-) -> None:
-    server = serve("hang")
-    posts = monitor(server, timeout_s=20, drain_s=20)
-    started = time.monotonic()
-    with anyio.CancelScope() as scope:
-
-        class Cancels(Callback):
-            async def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-                if epoch == 1:
-                    scope.cancel()
-
-        await script.fit([0.0] * 16, posts, Cancels(), grace_s=0.5)
-    assert scope.cancelled_caught
-    assert time.monotonic() - started < 5
-    assert counts(posts).keys() == {"failed"}
-    failed = posts.statistics().failed
-    await script.fit([0.0] * 2, posts)
-    assert counts(posts) == {"failed": failed, "sent": 2}
 
 
 async def test_another_training_keeps_the_counters(script: Script, serve: Serve) -> None:
