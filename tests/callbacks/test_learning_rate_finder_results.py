@@ -44,7 +44,13 @@ def test_the_beginning_and_the_last_one_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "losses", [[1.0 + n / 100 for n in range(40)], [1.0] * 40, [1 / 3] * 40, fall(5, 13)]
+    "losses",
+    [
+        [1.0 + n / 100 for n in range(40)],
+        [1.0] * 40,
+        [1 - n * 1e-15 for n in range(40)],
+        fall(5, 13),
+    ],
 )
 def test_where_nothing_falls_or_too_little_was_tried_it_suggests_nothing(losses: Any) -> None:
     assert found(losses).suggestion is None

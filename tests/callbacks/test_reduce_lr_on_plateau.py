@@ -164,6 +164,17 @@ def test_at_min_lr_it_is_neither_lowered_nor_told_of_and_wait_grows(
         ]
 
 
+def test_a_rate_of_64_bits_at_min_lr_is_not_lowered_to_itself() -> None:
+    """Though the float32 of `min_lr` lies below it."""
+    with jax.enable_x64(True):
+        trainer = fitbus.Trainer(Scripted(), {"w": np.zeros(2)})
+        callback = ReduceLROnPlateau("loss", patience=1, min_lr=0.08)
+        x = np.ones(1, np.float32)
+        history = trainer.fit_sync(x, batch_size=1, epochs=4, callbacks=[callback])
+    assert history.history["learning_rate"][2:] == [0.08, 0.08]
+    assert callback.wait == 2
+
+
 def test_the_logs_get_the_learning_rate_with_which_the_epoch_was_trained() -> None:
     """A record of `fit`, and callbacks that come after it, have it; the event doesn't."""
     history, recorder = History(), EventRecorder()

@@ -41,10 +41,9 @@ class Planner(Callback):
         self.run.preparation.ask_at(self.begin + steps[0], "Planner", ask)
 
 
-async def fit(*callbacks: Any, **arguments: Any) -> Any:
-    return await TRAINER.fit(
-        PROBLEM.x, PROBLEM.y, batch_size=4, callbacks=callbacks, **{"epochs": 3, **arguments}
-    )
+async def fit(*callbacks: Any, epochs: int = 3) -> Any:
+    """Eight steps in an epoch."""
+    return await TRAINER.fit(PROBLEM.x, PROBLEM.y, batch_size=4, epochs=epochs, callbacks=callbacks)
 
 
 async def test_they_act_at_their_steps() -> None:
@@ -92,6 +91,23 @@ async def test_an_error_of_who_is_asked_is_raised_as_itself() -> None:
 
     with pytest.raises(ZeroDivisionError):
         await fit(Wrong())
+
+
+async def test_who_asks_for_a_step_that_is_past_is_asked_once_at_each_step() -> None:
+    asked: list[int] = []
+
+    class Always(Callback):
+        def on_train_begin(self, logs: Logs | None = None) -> None:
+            def ask(step: int) -> tuple[Control | None, int | None]:
+                asked.append(step)
+                return None, 0
+
+            assert self.run is not None
+            self.run.preparation.ask_at(0, "Always", ask)
+
+    before = int(TRAINER.state.step)
+    await fit(Always(), epochs=1)
+    assert asked == list(range(before, before + 9))
 
 
 async def test_two_plans_for_one_step_act_in_the_order_of_planning() -> None:
