@@ -31,8 +31,8 @@ class ParamScheduler(Callback):
 
     By step, a value acts exactly before the update of its number; the steps between changes go on
     running ahead. What that costs: a table, nothing but a wait for the steps in flight at each
-    change; a function, a call on the host before each step (about 0.1 ms for an Optax schedule),
-    and that wait before each step for which its value is another one. A smooth schedule that is
+    change; a function, a call on the host before each step, and that wait before each step for
+    which its value is another one. A smooth schedule that is
     known before training costs nothing where it is given to the optimizer itself, `Supervised(...,
     learning_rate=optax.cosine_decay_schedule(...))`.
 
