@@ -34,7 +34,11 @@ class Records:
         self.tags: dict[str, list[Record]] = {}
         plugins: dict[str, str] = {}
         for path in sorted(folder.glob("*tfevents*")):
-            for event in files.EventFileLoader(str(path)).Load():
+            events = list(files.EventFileLoader(str(path)).Load())
+            assert [event.file_version for event in events if event.file_version] == [
+                events[0].file_version
+            ]
+            for event in events:
                 if event.graph_def:
                     kinds = importlib.import_module("tensorboard.compat.proto.graph_pb2")
                     self.graphs.append(kinds.GraphDef.FromString(event.graph_def))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fitbus import BatchEnd, EpochEnd, TrainEnd
 from fitbus.callbacks import Callback, Logs, TensorBoard
+from fitbus.callbacks._tensorboard_writer import Writer
 from fitbus.errors import InvalidArgumentError
 
 from ._tensorboard_reading import Array, Records, Toy, as_float32, folders
@@ -118,6 +119,49 @@ async def test_many_threads_may_write_at_once(toy: Toy, tmp_path: Path) -> None:
     for index in range(3):
         assert found.steps(f"thread {index}") == list(range(300))
     assert len(found.steps("batch_loss")) == 8
+
+
+@pytest.mark.parametrize("for_good", [True, False])
+def test_what_comes_while_the_files_are_waited_for_follows_in_order(
+    tmp_path: Path, for_good: bool
+) -> None:
+    writer = Writer(tmp_path, 30.0)
+    writer.open()
+    scheduled: list[bool] = []
+
+    def late() -> None:
+        while not writer._closing:
+            threading.Event().wait(0.001)
+        writer.put_scalars("train", "{}", {"a": 1.0}, 0)
+        writer.put_scalars("train", "{}", {"a": 2.0}, 1)
+        scheduled.append(writer._scheduled)  # nobody may overtake this piece of work
+
+    writer.submit(late)
+    writer.close(for_good=for_good)
+    if not for_good:
+        writer.close()
+    assert scheduled == [False]
+    assert Records(tmp_path / "train").scalars("a") == [(0, 1.0), (1, 2.0)]
+
+
+async def test_callbacks_after_it_find_all_in_the_files_at_the_end_of_training(
+    toy: Toy, tmp_path: Path
+) -> None:
+    found: list[int] = []
+
+    class Slows(Callback):
+        def on_train_end(self, logs: Logs | None = None) -> None:
+            board._writer.submit(lambda: threading.Event().wait(0.2))  # a disk that takes its time
+            board.text("note", "after", 1)
+
+    class Reads(Callback):
+        def on_train_end(self, logs: Logs | None = None) -> None:
+            found.append(len(Records(tmp_path / "train").tags["note"]))
+
+    board = TensorBoard(tmp_path)
+    board.text("note", "before", 0)
+    await toy.fit(Slows(), board, Reads())
+    assert found == [2]
 
 
 @pytest.mark.parametrize(
