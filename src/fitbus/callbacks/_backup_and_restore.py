@@ -14,9 +14,7 @@ from fitbus.callbacks._background import Background
 from fitbus.callbacks._backup_file import BackupFiles, Damaged
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.errors import FitbusError, InvalidArgumentError
-from fitbus.train import Position, Restored, TrainState
-from fitbus.train._packing import packed, unpacked
-from fitbus.train._state import is_key
+from fitbus.train import Position, Restored, TrainState, is_key, packed, unpacked
 
 if TYPE_CHECKING:
     from fitbus.train import Engine, Run

@@ -13,8 +13,7 @@ from fitbus.control import SetHyperparameter, SetLearningRate, StopTraining, Upd
 from fitbus.errors import FitbusError
 from fitbus.keras._task import KerasTask
 from fitbus.keras._variables import Variables
-from fitbus.train import Engine, Position, Run
-from fitbus.train._state import is_lost
+from fitbus.train import Engine, Position, Run, is_lost
 
 __all__ = ["ModelLink"]
 

@@ -6,10 +6,11 @@ from fitbus.train._job import RunStatistics
 from fitbus.train._life import RunStatus
 from fitbus.train._metrics import NO_MEAN, Fold
 from fitbus.train._model import ModelView, OptimizerView
+from fitbus.train._packing import packed, unpacked
 from fitbus.train._preparation import Position, Preparation, Restored
 from fitbus.train._run import Run
 from fitbus.train._runs import Runs
-from fitbus.train._state import TrainState
+from fitbus.train._state import TrainState, is_key, is_lost, on_host
 from fitbus.train._task import Batch, ControlAppliers, Metrics, Supervised, Task
 from fitbus.train._trainer import Trainer
 
@@ -34,4 +35,9 @@ __all__ = [
     "Task",
     "TrainState",
     "Trainer",
+    "is_key",
+    "is_lost",
+    "on_host",
+    "packed",
+    "unpacked",
 ]
