@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Self, final
 
+import jax
 import keras
+import numpy as np
 
 from fitbus.bus import Bus, Publisher
-from fitbus.control import Control, ScaleLearningRate, SetLearningRate, StopTraining
-from fitbus.errors import ControlRejectedError, FitbusError, InvalidArgumentError, RunCancelledError
+from fitbus.control import Control, Inbox, Receipt, StopTraining
+from fitbus.errors import (
+    FitbusError,
+    InvalidArgumentError,
+    RunCancelledError,
+    WouldDeadlockError,
+)
 from fitbus.events import (
     BatchBegin,
     BatchEnd,
@@ -27,6 +34,7 @@ from fitbus.events import (
     TrainBegin,
     TrainEnd,
 )
+from fitbus.keras._plain_controls import apply_to_plain
 
 __all__ = ["PublishEvents"]
 
@@ -38,31 +46,39 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     For those who can't change their call of `fit`. It runs in a thread; handlers, streams and
     controls are there as with a `Trainer`:
 
-        async with fitbus.Bus() as bus:
+        events = fitbus.keras.PublishEvents(bus)
+
+        def train():
+            with events:
+                model.fit(x, y, callbacks=[events], verbose=0)
+
+        async with bus:
             bus.add(handler)
-            with fitbus.keras.PublishEvents(bus) as events:
-                await anyio.to_thread.run_sync(
-                    lambda: model.fit(x, y, callbacks=[events], verbose=0)
-                )
+            await anyio.to_thread.run_sync(train)
 
     Each `fit`, `evaluate` and `predict` is a run of its own; a validation belongs to its `fit`.
-    Controls act at the end of each batch and at the begins and ends of epochs: `StopTraining`,
-    `SetLearningRate`, `ScaleLearningRate`; others are rejected. Leaving the block closes what an
-    exception left open, with `TrainEnd("failed")`: Keras itself tells nobody.
+    `events.post(StopTraining())` sends a control, and so do handlers that return one. They act at
+    the end of each batch and at the begins and ends of epochs: `StopTraining`, `SetLearningRate`,
+    `ScaleLearningRate`; others are rejected. After a stop Keras validates, whatever `validate` is.
 
-    Keras doesn't know what a single batch's values are, so `batch_logs` is empty; with its
-    `steps_per_execution`, it tells of the last batch of each execution only. It waits for the
-    device at each batch, and so does `fit` with any callback that looks at batches.
+    Leaving the block closes what an exception left open, with `TrainEnd("failed")`: Keras itself
+    tells nobody. It belongs into the thread that trains, so that waiting handlers are waited for.
+
+    What Keras doesn't tell isn't there: `batch_logs` is empty, `TrainBegin.initial_epoch` is 0, and
+    with its `steps_per_execution`, only the last batch of each execution is told of. It waits
+    for the device at each batch, and so does `fit` with any callback that looks at batches.
 
     Args:
         bus: Where the events go.
 
     Attributes:
         run: The id of the live run, or of the last one; None before the first.
-        publisher: Its end of the bus: `events.publisher.post(StopTraining())`; None before.
+        publisher: Its end of the bus; None before.
 
     Raises:
         InvalidArgumentError: `bus` is no bus.
+        WouldDeadlockError: In `fit`, `evaluate` or `predict`: called in the thread of the bus' own
+            event loop, which it would block.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -70,8 +86,10 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
         if not isinstance(bus, Bus):
             raise InvalidArgumentError("bus", bus, "give a fitbus.Bus")
         self._bus = bus
+        self._inbox = Inbox()
         self._kind = ""
         self._done = 0  # batches of the epoch
+        self._before = 0  # updates when it began
         self._logs: dict[str, float] = {}
         self._stop: tuple[str, str] | None = None
         self.publisher: Publisher | None = None
@@ -84,9 +102,38 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Tells how it ended, if Keras couldn't."""
         if self._kind:
-            cancelled = isinstance(error, RunCancelledError) or not isinstance(error, Exception)
-            detail = "" if error is None else f"{type(error).__name__}: {error}"
-            self._end("cancelled" if cancelled else "failed", detail)
+            publisher = self._live()
+            cancelled = isinstance(error, RunCancelledError) or (
+                error is not None and not isinstance(error, Exception)
+            )
+            detail = _LEFT if error is None else f"{type(error).__name__}: {error}"
+            try:
+                self._end("cancelled" if cancelled else "failed", detail)
+            except FitbusError as late:
+                if error is None:
+                    raise
+                error.add_note(f"fitbus: its end couldn't be told: {late}")
+            self._lead(error)
+            if error is None:
+                publisher.failures.check()
+
+    def post(self, control: Control, source: str = "") -> Receipt:
+        """Sends a control, from any thread; never blocks.
+
+        Before the first run it waits for that; after a run has ended, and until the next one
+        begins, it is rejected as too late.
+
+        Args:
+            control: The control; anything else raises `InvalidArgumentError`.
+            source: Who sends it, for `ControlApplied.source`.
+        """
+        return (self._inbox if self.publisher is None else self.publisher).post(control, source)
+
+    def set_params(self, params: Any) -> None:
+        """Keras is about to begin; what an exception left open, with no block to tell so, ends."""
+        if self._kind:
+            self._end("failed", _LEFT)
+        super().set_params(params)
 
     # The hooks: in the thread that Keras trains in.
 
@@ -98,16 +145,25 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
 
     def on_train_end(self, logs: Any = None) -> None:
         """Ends it."""
-        self._end("stopped" if self._stop else "completed")
+        publisher = self._live()
+        stopped = self._stop or self.model.stop_training
+        self._end("stopped" if stopped else "completed")
+        self._lead(None)
+        publisher.failures.check()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Tells of it."""
-        self._done, self._live().epoch = 0, epoch
+        self._before, self._done = self._before + self._done, 0
+        self._live().epoch = epoch
         self._wait(EpochBegin())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Tells of it; what waiting handlers add to the logs is for later callbacks."""
+        """Tells of it."""
         self._logs = dict(logs or {})
+        if (self.params or {}).get("steps") is None and self.model.steps_per_execution > 1:
+            # Keras may have told of more batches than there were.
+            self._before, self._done = self._updates(), 0
+            self._live().step = self._before
         self._wait(EpochEnd(logs=self._logs))
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -117,9 +173,10 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Tells of it, and lets controls act."""
         publisher = self._live()
-        publisher.step += batch + 1 - self._done
-        self._done = batch + 1
-        self._tell(BatchEnd(batch=batch, logs=logs or {}, batch_logs={}))
+        steps = (self.params or {}).get("steps")
+        self._done = batch + 1 if steps is None else min(batch + 1, steps)
+        publisher.step = self._before + self._done
+        self._tell(BatchEnd(batch=self._done - 1, logs=logs or {}, batch_logs={}))
         publisher.boundary()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -131,16 +188,16 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     def on_test_end(self, logs: Any = None) -> None:
         """Ends it."""
         self._wait(TestEnd(logs=logs or {}))
-        if self._kind != "fit":
-            self._close()
+        self._close_unless_fit()
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Tells of it."""
         self._tell(TestBatchBegin(batch=batch))
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Tells of it."""
+        """Tells of it, and lets controls act."""
         self._tell(TestBatchEnd(batch=batch, logs=logs or {}, batch_logs={}))
+        self._live().boundary()
 
     def on_predict_begin(self, logs: Any = None) -> None:
         """Begins a run."""
@@ -150,29 +207,41 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     def on_predict_end(self, logs: Any = None) -> None:
         """Ends it."""
         self._wait(PredictEnd())
-        self._close()
+        self._close_unless_fit()
 
     def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Tells of it."""
         self._tell(PredictBatchBegin(batch=batch))
 
     def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Tells of it, with the outputs."""
-        self._tell(PredictBatchEnd(batch=batch, outputs=(logs or {}).get("outputs")))
+        """Tells of it, with the outputs as host arrays, and lets controls act."""
+        outputs = jax.tree.map(np.asarray, (logs or {}).get("outputs"))
+        self._tell(PredictBatchEnd(batch=batch, outputs=outputs))
+        self._live().boundary()
 
     # Inside.
 
     def _begin(self, kind: str) -> None:
-        if self._kind:  # an exception ended it, and there was no block to tell so
-            self._end("failed", "it ended without a word; use `with PublishEvents(bus) as ...`")
+        if self._in_loop():
+            raise WouldDeadlockError(
+                f"model.{kind} would block the event loop, and nothing be delivered meanwhile; call"
+                " it in another thread: `await anyio.to_thread.run_sync(train)`"
+            )
         self.run = self._bus.runs.new_id(kind)
-        self.publisher = Publisher(self._bus, run=self.run, apply=self._apply)
+        inbox, self._inbox = self._inbox, Inbox()
+        self.publisher = Publisher(self._bus, run=self.run, apply=self._apply, inbox=inbox)
         self._kind, self._stop, self._logs = kind, None, {}
+        self._done, self._before = 0, self._updates()
+        self.publisher.step = self._before
 
     def _live(self) -> Publisher:
         if self.publisher is None or not self._kind:
             raise FitbusError("PublishEvents is called by model.fit, model.evaluate and predict")
         return self.publisher
+
+    def _updates(self) -> int:
+        optimizer = getattr(self.model, "optimizer", None)
+        return int(optimizer.iterations) if getattr(optimizer, "built", False) else 0
 
     def _wait(self, event: Event) -> None:
         publisher = self._live()
@@ -186,45 +255,44 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
         else:
             publisher.publish(event)
 
+    def _in_loop(self) -> bool:
+        loop = self._bus.wakeup.loop
+        return loop is not None and self._bus.hosting.in_use and loop.is_current()
+
+    def _lead(self, error: BaseException | None) -> None:
+        """Lets the error that leaves `fit` tell of the others, as that of a trainer does."""
+        if self.publisher is not None and (error is None or isinstance(error, Exception)):
+            self.publisher.failures.lead(error)
+
     def _end(self, reason: EndReason, detail: str = "") -> None:
         publisher = self._live()
         why, source = self._stop or ("", "")
         try:
             if self._kind == "fit":
-                publisher.barrier(
-                    TrainEnd(logs=self._logs, reason=reason, detail=detail or why, source=source)
-                )
+                end = TrainEnd(logs=self._logs, reason=reason, detail=detail or why, source=source)
+                if self._in_loop():  # of a block that isn't in the thread that trained
+                    publisher.publish(end)
+                else:
+                    publisher.barrier(end)
         finally:
             self._close()
+
+    def _close_unless_fit(self) -> None:
+        if self._kind != "fit":
+            publisher = self._live()
+            self._close()
+            publisher.failures.check()
 
     def _close(self) -> None:
         publisher = self._live()
         self._kind = ""
         publisher.close()
         self._bus.finish_run(publisher.run, drained=False)
-        publisher.failures.check()
 
-    def _apply(self, control: Control, source: str) -> object:
-        model: Any = self.model
-        match control:
-            case StopTraining(reason):
-                self._stop = self._stop or (reason, source)
-                model.stop_training = True
-            case SetLearningRate(value):
-                self._set_learning_rate(control, value)
-            case ScaleLearningRate(factor):
-                self._set_learning_rate(control, float(model.optimizer.learning_rate) * factor)
-            case _:
-                raise ControlRejectedError(
-                    control,
-                    "a plain model.fit takes StopTraining, SetLearningRate and ScaleLearningRate;"
-                    " fitbus.Trainer(fitbus.keras.KerasTask(model)) takes them all",
-                )
-        return None
+    def _apply(self, control: Control, source: str) -> None:
+        apply_to_plain(self.model, control, self._kind)
+        if isinstance(control, StopTraining):
+            self._stop = self._stop or (control.reason, source)
 
-    def _set_learning_rate(self, control: Control, value: float) -> None:
-        model: Any = self.model
-        try:
-            model.optimizer.learning_rate = value
-        except TypeError as error:  # of an optimizer with a schedule
-            raise ControlRejectedError(control, str(error)) from error
+
+_LEFT = "it ended without a word: use `with events:` around model.fit, in its thread"

@@ -1,0 +1,185 @@
+"""How a plain `model.fit` that publishes its events may end, and where it may run."""
+# mypy: allow-subclassing-any
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import keras
+import pytest
+
+import fitbus
+from fitbus import (
+    BatchEnd,
+    EpochBegin,
+    EpochEnd,
+    Event,
+    StopTraining,
+    TrainEnd,
+)
+from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.keras import PublishEvents
+from fitbus.testing import EventRecorder
+
+from ._plain_fit import calls
+from ._unmodified import Pair, pair, x, y
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def models() -> Pair:
+    """Both models, compiled once."""
+    found = pair()
+    found.reset()
+    return found
+
+
+@pytest.mark.parametrize("where", [EpochBegin, BatchEnd, EpochEnd, TrainEnd])
+async def test_a_handler_that_fails_ends_the_fit_with_its_error(
+    models: Pair, where: type[Event]
+) -> None:
+    """`on_error="raise"`: `model.fit` raises it, as itself, and the end is told."""
+
+    async def breaks(event: Event) -> None:
+        raise KeyError("broken")
+
+    recorder = EventRecorder()
+    async with fitbus.Bus() as bus:
+        bus.add(recorder)
+        bus.add(breaks, where, wait=True)
+        with pytest.raises(KeyError, match="broken") as caught:
+            await calls(PublishEvents(bus), models.theirs, epochs=3)
+    ended = recorder.of(TrainEnd)
+    assert len(ended) == 1
+    assert ended[0].reason == ("completed" if where is TrainEnd else "failed")
+    assert any("breaks" in note for note in caught.value.__notes__)
+
+
+class Breaks(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+    """A callback of Keras that fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(OSError("disk"), "failed"), (KeyboardInterrupt(), "cancelled")]
+)
+async def test_an_exception_in_fit_is_told_by_the_block(
+    models: Pair, error: BaseException, reason: str
+) -> None:
+    """Whoever raised it. The next fit is a run of its own."""
+    recorder = EventRecorder()
+    waited: list[str] = []
+
+    async def waits(event: TrainEnd) -> None:
+        waited.append(event.reason)
+
+    async with fitbus.Bus() as bus:
+        bus.add(recorder)
+        bus.add(waits)
+        events = PublishEvents(bus)
+        with pytest.raises(type(error)):
+            await calls(events, models.theirs, callbacks=[events, Breaks(error)])
+        assert waited == [reason]
+        await calls(events, models.theirs)
+    ended = [(event.reason, event.run) for event in recorder.of(TrainEnd)]
+    assert ended == [(reason, "fit-1"), ("completed", "fit-2")]
+    assert type(error).__name__ in recorder.of(TrainEnd)[0].detail
+
+
+async def test_a_block_on_the_loop_tells_the_end_too(models: Pair) -> None:
+    """Where it can't wait for handlers, they are called all the same."""
+    ended: list[str] = []
+
+    async def waits(event: TrainEnd) -> None:
+        ended.append(event.detail)
+
+    async with fitbus.Bus() as bus:
+        bus.add(waits)
+        given = {"callbacks": [events := PublishEvents(bus), Breaks(OSError("disk"))]}
+
+        def train() -> None:
+            models.theirs.fit(x, y, batch_size=16, verbose=0, **given)
+
+        with pytest.raises(OSError, match="disk"), events:
+            await anyio.to_thread.run_sync(train)
+    assert ended == ["OSError: disk"]
+
+
+async def test_without_a_block_the_next_call_tells_that_the_last_one_ended(models: Pair) -> None:
+    """An evaluation after a broken fit isn't taken for its validation."""
+    recorder = EventRecorder()
+    async with fitbus.Bus() as bus:
+        bus.add(recorder)
+        events = PublishEvents(bus)
+        options = {"batch_size": 16, "verbose": 0}
+
+        def train() -> None:
+            with pytest.raises(OSError, match="disk"):
+                models.theirs.fit(x, y, callbacks=[events, Breaks(OSError("disk"))], **options)
+            models.theirs.evaluate(x, y, callbacks=[events], **options)
+
+        await anyio.to_thread.run_sync(train)
+    assert [event.run for event in recorder.events][-1] == "evaluate-2"
+    ended = recorder.of(TrainEnd)[0]
+    assert ended.reason == "failed"
+    assert "with events:" in ended.detail
+
+
+async def test_a_stop_of_another_keras_callback_is_told(models: Pair) -> None:
+    """The reason is "stopped", as that of a trainer."""
+    recorder = EventRecorder()
+    async with fitbus.Bus() as bus:
+        bus.add(recorder)
+        events = PublishEvents(bus)
+        stops = keras.callbacks.EarlyStopping("loss", min_delta=100, patience=1)
+        await calls(events, models.theirs, epochs=9, callbacks=[events, stops])
+    assert [event.reason for event in recorder.of(TrainEnd)] == ["stopped"]
+    assert len(recorder.of(EpochEnd)) == 2
+
+
+async def test_training_in_the_thread_of_the_loop_is_refused(models: Pair) -> None:
+    """Before the first step, with what to do; nothing is left behind."""
+    async with fitbus.Bus() as bus:
+        bus.add(EventRecorder())
+        events = PublishEvents(bus)
+        for call in ("fit", "evaluate", "predict"):
+            data = (x,) if call == "predict" else (x, y)
+            with pytest.raises(fitbus.errors.WouldDeadlockError, match=r"to_thread\.run_sync"):
+                getattr(models.theirs, call)(*data, callbacks=[events], verbose=0)
+        assert events.run is None
+        await calls(events, models.theirs)
+    assert int(models.theirs.optimizer.iterations) == 3
+
+
+def test_a_script_without_a_loop_needs_no_thread() -> None:
+    """`def` handlers are called where Keras trains."""
+    models = pair()
+    models.reset()
+    bus, recorder = fitbus.Bus(), EventRecorder()
+    bus.add(recorder)
+    bus.add(lambda event: StopTraining(), EpochEnd)
+    with PublishEvents(bus) as events:
+        models.theirs.fit(x, y, batch_size=16, epochs=5, callbacks=[events], verbose=0)
+    assert recorder.of(TrainEnd)[0].reason == "stopped"
+    assert int(models.theirs.optimizer.iterations) == 3
+
+
+def test_what_is_no_bus_is_refused() -> None:
+    """At construction."""
+    with pytest.raises(InvalidArgumentError, match=r"give a fitbus\.Bus"):
+        PublishEvents(object())  # type: ignore[arg-type]  # that is what is tested
+
+
+def test_a_hook_outside_of_keras_is_refused() -> None:
+    """It has no run."""
+    with pytest.raises(FitbusError, match=r"model\.fit"):
+        PublishEvents(fitbus.Bus()).on_epoch_begin(0)
