@@ -142,7 +142,8 @@ async def test_evaluate_and_predict_prepare_and_keep_but_finish_nothing(
 
 
 async def test_what_keep_holds_is_never_donated(task: Hooked, trainer: fitbus.Trainer) -> None:
-    task.held = held = []
+    held: list[TrainState] = []
+    task.held = held
     await trainer.fit(X, Y)
     first = trainer.state
     await trainer.fit(X, Y)
