@@ -86,8 +86,9 @@ class ModelMetrics:
             return self.none(), zeros
 
         def update(kept: tuple[list[Any], Any], value: Any) -> tuple[list[Any], Any]:
+            state, batch = value
             with self._tracing:
-                found, after = step(*value, kept[0])
+                found, after = step(state, batch, kept[0])
             return list(after[-1]), _arrays(found)
 
         def result(kept: tuple[list[Any], Any]) -> dict[str, Any]:

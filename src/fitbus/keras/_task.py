@@ -48,12 +48,13 @@ class KerasTask:
     for batches that the scale of the loss leaves out, and where gradients are accumulated: there it
     counts updates. What Keras trains between two runs counts in both.
 
-    Differs from Keras in four things: an array that a metric gives, such as that of
+    Differs from Keras in five things: an array that a metric gives, such as that of
     `F1Score(average=None)`, stands in logs as scalars, `f1_score_0` and so on; averages of the
     weights take their place only after a run that has made an update (Keras puts zeros there if
     the first batch fails); the logs of batches of a model whose own step returns what has the names
     of its metrics are those metrics' results, as those of epochs are; class weights multiply into
-    sample weights instead of being refused beside them.
+    sample weights instead of being refused beside them; and an evaluation or a prediction leaves
+    the model as it is, seed generators too: what a model draws there is the same in each batch.
 
     Args:
         model: The model, compiled.
