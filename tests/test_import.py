@@ -58,7 +58,7 @@ def test_importing_loads_nothing_heavy() -> None:
     """Neither JAX nor NumPy nor Optax nor rich, nor an event loop, nor what is built on them."""
     loaded: list[str] = fresh("import fitbus, json, sys; print(json.dumps(list(sys.modules)))")
     heavy = {"asyncio", "jax", "jaxlib", "matplotlib", "numpy", "optax", "rich", "sklearn", "trio"}
-    heavy |= {"httpx", "keras", "orbax", "safetensors", "tensorboard", "tensorboardX"}
+    heavy |= {"httpx", "keras", "orbax", "safetensors", "tensorboard"}
     assert heavy & set(loaded) == set()
     lazy = {"checkpoints", "examples", "keras", "testing", "train"}
     assert {f"fitbus.{name}" for name in lazy} & set(loaded) == set()

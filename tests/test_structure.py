@@ -62,7 +62,7 @@ COMPUTES = {"checkpoints", "examples", "keras", "lazy callbacks", "testing", "tr
 HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
 OPTIONAL = {
     *("httpx", "keras", "matplotlib", "orbax", "rich", "safetensors", "sklearn", "sniffio"),
-    *("tensorboard", "tensorboardX", "trio"),
+    *("tensorboard", "trio"),
 }
 OPTIONAL_AT_TOP = {
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily
