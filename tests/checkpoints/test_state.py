@@ -17,6 +17,7 @@ import pytest
 
 import fitbus
 from fitbus.checkpoints import load_state, named_arrays, save_state, write_state
+from fitbus.checkpoints._disk import moved_in
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import toy_problem
 from fitbus.train import TrainState
@@ -126,6 +127,15 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path) -> None:
     assert load_state(path, like)["w"] == 1
     save_state(path, {"w": np.array(2.0)})
     assert load_state(path, like)["w"] == 2
+    assert hidden(tmp_path) == []
+
+
+def test_if_the_new_one_can_not_be_moved_the_old_one_stays(tmp_path: Path) -> None:
+    path, like = tmp_path / "s", {"w": np.zeros(())}
+    save_state(path, {"w": np.array(1.0)})
+    with pytest.raises(FileNotFoundError):
+        moved_in(tmp_path / "none", path)
+    assert load_state(path, like)["w"] == 1
     assert hidden(tmp_path) == []
 
 
