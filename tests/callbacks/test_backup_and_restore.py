@@ -186,3 +186,24 @@ async def test_other_callbacks_than_before_are_told_of(tmp_path: Path) -> None:
             callbacks=[BackupAndRestore(tmp_path), remembers, History()],
         )
     assert remembers.count == 315
+
+
+async def test_one_that_remembers_nothing_keeps_its_place_among_those_of_its_type(
+    tmp_path: Path,
+) -> None:
+    class Sometimes(Callback):
+        def __init__(self, kept: dict[str, Any]) -> None:
+            self.kept = kept
+            self.loaded: dict[str, Any] = {}
+
+        def state_dict(self) -> dict[str, Any]:
+            return self.kept
+
+        def load_state_dict(self, state: Any) -> None:
+            self.loaded = state
+
+    await interrupted(tmp_path, 8, Sometimes({}), Sometimes({"a": 1}), epochs=3)
+    first, second = Sometimes({}), Sometimes({"a": 0})
+    callbacks = [BackupAndRestore(tmp_path), first, second]
+    await new_trainer().fit(X, Y, batch_size=8, epochs=3, callbacks=callbacks)
+    assert (first.loaded, second.loaded) == ({}, {"a": 1})

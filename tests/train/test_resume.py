@@ -203,3 +203,12 @@ def test_arrays_are_not_read_before_the_place() -> None:
     given.peek()
     assert len(picked) <= 1
     assert [item.rows for item in given.epoch()] == [2]
+
+
+def test_an_iterator_that_was_gone_on_with_goes_on_from_where_it_is() -> None:
+    """What it has given can't come again, and isn't left out twice."""
+    given = feed(iterator, 3)
+    given.go_to(0, 2)
+    given.go_to(1, 1)
+    first = next(given.epoch())
+    assert np.asarray(first.batch.x)[: first.rows].tolist() == ROWS[4].tolist()

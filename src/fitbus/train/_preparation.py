@@ -200,8 +200,7 @@ class Preparation:
 
         Those whose hooks run beside training are asked as they are at that moment.
         """
-        states = ((type(c).__qualname__, c.state_dict()) for c in self.callbacks)
-        return [(name, state) for name, state in states if state]
+        return [(type(c).__qualname__, c.state_dict()) for c in self.callbacks]
 
     def load_callback_states(self, states: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Gives each callback its own back: the n-th of a type gets the n-th of that name.
@@ -215,14 +214,16 @@ class Preparation:
         for callback in self.callbacks:
             name = type(callback).__qualname__
             if found := left.get(name):
+                if not (state := found.pop(0)):
+                    continue
                 try:
-                    callback.load_state_dict(found.pop(0))
+                    callback.load_state_dict(state)
                 except Exception as error:
                     error.add_note(f"{name} couldn't take back what a backup has of it")
                     raise
             elif callback.state_dict():
                 anew[name] += 1
-        unused = Counter({name: len(rest) for name, rest in left.items() if rest})
+        unused = Counter({name: len(rest) for name, rest in left.items() if any(rest)})
         if anew or unused:
             warnings.warn(
                 "the callbacks aren't those of the backup:"
