@@ -73,7 +73,7 @@ class KerasCallback(Callback):
             setattr(self, name, self._called(name, hook))
 
     @property
-    def name(self) -> str:
+    def _label(self) -> str:
         """The name of the object's class."""
         return type(self._callback).__qualname__
 
@@ -85,25 +85,25 @@ class KerasCallback(Callback):
         """
         task = run.trainer.steps.task
         own = type(self._callback).__module__.startswith("keras.")
-        if own and self.name in _NEED_A_MODEL and not isinstance(task, KerasTask):
+        if own and self._label in _NEED_A_MODEL and not isinstance(task, KerasTask):
             raise InvalidArgumentError(
                 "callbacks",
                 self._callback,
-                f"keras.callbacks.{self.name} works on a Keras model; train one, with"
-                f" fitbus.keras.KerasTask(model), or use fitbus.callbacks.{self.name}",
+                f"keras.callbacks.{self._label} works on a Keras model; train one, with"
+                f" fitbus.keras.KerasTask(model), or use fitbus.callbacks.{self._label}",
             )
-        if own and self.name == "RemoteMonitor" and find_spec("requests") is None:
+        if own and self._label == "RemoteMonitor" and find_spec("requests") is None:
             raise self._lacks("requests")  # or it would fail at the end of the first epoch
         super().attach(run)
         self._lent = (
-            ModelLink(task, run, self.name, asks=self._asks).lent
+            ModelLink(task, run, self._label, asks=self._asks).lent
             if isinstance(task, KerasTask)
             else _as_it_is
         )
         self._begun = False
-        if own and self.name in _ADD_LEARNING_RATE:
+        if own and self._label in _ADD_LEARNING_RATE:
             run.preparation.added_logs |= {"learning_rate"}
-        elif "on_epoch_end" in vars(self) and (not own or self.name == "LambdaCallback"):
+        elif "on_epoch_end" in vars(self) and (not own or self._label == "LambdaCallback"):
             run.open_logs = True
 
     def set_model(self, model: Any) -> None:
@@ -147,10 +147,10 @@ class KerasCallback(Callback):
         return self._begun or "on_train_begin" not in vars(self)
 
     def _lacks(self, module: str) -> FitbusError:
-        missing = {"tensorflow": "TensorFlow"}.get(module, module)
+        missing = {"tensorflow": "TensorFlow"}.get(module.partition(".")[0], module)
         return FitbusError(
-            f"keras.callbacks.{self.name} needs {missing}, which isn't installed; use"
-            f" fitbus.callbacks.{self.name}, which does without"
+            f"keras.callbacks.{self._label} needs {missing}, which isn't installed; use"
+            f" fitbus.callbacks.{self._label}, which does without"
         )
 
 
