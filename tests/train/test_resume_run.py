@@ -132,18 +132,30 @@ async def test_a_boundary_is_told_to_waiting_handlers() -> None:
     }
 
 
+def standing(event: TrainBegin) -> fitbus.SetLearningRate:
+    """Nothing is learned, so that losses tell which batch it was."""
+    return fitbus.SetLearningRate(0.0)
+
+
+def losses(seen: EventRecorder) -> list[float]:
+    return [event.batch_logs["loss"] for event in seen.of(BatchEnd)]
+
+
 async def test_start_at_begins_there() -> None:
     """With the batches that shuffled data have there, and means over what is left."""
     whole, seen = EventRecorder(), EventRecorder()
-    await new_trainer().fit(X, Y, batch_size=8, epochs=3, callbacks=[whole])
+    await new_trainer().fit(X, Y, batch_size=8, epochs=3, callbacks=[standing, whole])
 
     class Starts(Callback):
         def on_train_begin(self, logs: Logs | None = None) -> None:
             assert self.run is not None
             self.run.start_at(Position(1, 3))
 
-    history = await new_trainer().fit(X, Y, batch_size=8, epochs=3, callbacks=[Starts(), seen])
+    history = await new_trainer().fit(
+        X, Y, batch_size=8, epochs=3, callbacks=[Starts(), standing, seen]
+    )
     assert history.epoch == [1, 2]
+    assert losses(seen) == losses(whole)[8:]
     assert [(e.epoch, e.batch) for e in seen.of(BatchEnd)] == [
         (1, 3),
         (1, 4),
@@ -161,10 +173,11 @@ async def test_start_at_counts_from_the_first_epoch_of_the_data() -> None:
             self.run.start_at(Position(4))
 
     options: Any = {"batch_size": 8, "epochs": 5, "initial_epoch": 3}
-    first = EventRecorder()
-    await new_trainer().fit(X, Y, callbacks=[first], **options)
-    history = await new_trainer().fit(X, Y, callbacks=[Starts()], **options)
+    first, seen = EventRecorder(), EventRecorder()
+    await new_trainer().fit(X, Y, callbacks=[standing, first], **options)
+    history = await new_trainer().fit(X, Y, callbacks=[Starts(), standing, seen], **options)
     assert history.epoch == [4]
+    assert losses(seen) == losses(first)[5:]
 
 
 async def test_a_state_of_none_keeps_that_of_the_run_and_only_the_first_answer_counts() -> None:
