@@ -54,10 +54,10 @@ def test_the_newest_are_kept_whatever_their_numbers(tmp_path: Path, keep: int) -
 
 
 def test_none_is_deleted_before_there_are_enough(tmp_path: Path) -> None:
-    for keep in range(1, 7):
+    for keep in (2, 5):
         with NumberedStates(tmp_path / str(keep), keep) as states:
-            write(states, 0, 1, 2, 3)
-            assert states.numbers() == [0, 1, 2, 3][-keep:]
+            write(states, 0, 1, 2)
+            assert states.numbers() == [0, 1, 2][-keep:]
 
 
 def test_one_of_the_same_number_is_replaced(tmp_path: Path) -> None:
