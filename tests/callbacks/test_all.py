@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import inspect
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.anyio
 
 PROBLEM = toy_problem(16, 2)
 X, Y = PROBLEM.x, PROBLEM.y
+OWNERS = ["LearningRateFinder", "LearningRateScheduler", "ParamScheduler", "ReduceLROnPlateau"]
 STOPS = {"LearningRateFinder"}  # its work is done after so many batches
 SHORT: dict[str, Any] = {"batch_size": 8, "epochs": 2}
 
@@ -85,9 +88,11 @@ def callback(name: str, place: Place) -> Callback:
 
 
 def test_each_has_an_entry() -> None:
-    """One that is new has to be written into the table, so that all of this holds for it."""
+    """One that is new has to be written into the tables, so that all of this holds for it."""
     assert sorted(WORKING) == NAMES
-    assert set(BROKEN) <= set(NAMES)
+    places = {"backup_dir", "directory", "filename", "filepath", "log_dir", "path", "root"}
+    writes = {n for n in NAMES if places & set(inspect.signature(kind_of(n)).parameters)}
+    assert set(BROKEN) == writes
 
 
 async def test_it_can_be_used_in_two_fits(
@@ -107,6 +112,32 @@ async def test_twice_in_one_list_it_is_refused(trainer: fitbus.Trainer, callback
         await trainer.fit(X, Y, **SHORT, callbacks=[callback, callback])
     history = await trainer.fit(X, Y, **SHORT, callbacks=[callback])
     assert history.epoch == [0, 1]
+
+
+async def test_two_of_a_kind_go_together_unless_they_own_the_same(
+    trainer: fitbus.Trainer, name: str, callback: Callback, place: Place
+) -> None:
+    """Those that set the learning rate are refused before the first step, naming both."""
+    (place.folder / "second").mkdir()
+    second = WORKING[name](kind_of(name), Place(place.folder / "second", place.url))
+    step = int(trainer.state.step)
+    if name in OWNERS:
+        with pytest.raises(InvalidArgumentError, match=f"{name}.* sets 'learning_rate' already"):
+            await trainer.fit(X, Y, **SHORT, callbacks=[callback, second])
+        assert int(trainer.state.step) == step
+    else:
+        history = await trainer.fit(X, Y, **SHORT, callbacks=[callback, second])
+        assert history.epoch == [0, 1]
+
+
+@pytest.mark.parametrize(("first", "other"), list(itertools.permutations(OWNERS, 2)))
+async def test_the_learning_rate_has_one_owner(
+    trainer: fitbus.Trainer, first: str, other: str, place: Place
+) -> None:
+    """Whichever comes first; both are named."""
+    callbacks = [WORKING[name](kind_of(name), place) for name in (first, other)]
+    with pytest.raises(InvalidArgumentError, match=f"{other}.*{first}.* sets 'learning_rate'"):
+        await trainer.fit(X, Y, **SHORT, callbacks=callbacks)
 
 
 async def test_after_a_cancelled_fit_it_can_be_used_again(
