@@ -13,7 +13,16 @@ import optax
 import pytest
 
 import fitbus
-from fitbus import EpochBegin, EpochEnd, TestBegin, TestEnd, TrainEnd, TrainState
+from fitbus import (
+    EpochBegin,
+    EpochEnd,
+    PredictBegin,
+    PredictEnd,
+    TestBegin,
+    TestEnd,
+    TrainEnd,
+    TrainState,
+)
 from fitbus.callbacks import BackupAndRestore, Callback, EarlyStopping, Logs, SwapEMAWeights
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import Gate, toy_problem
@@ -94,15 +103,9 @@ class Seen:
         self.what: list[tuple[str, str]] = []
 
     def attach(self, run: Any) -> None:
-        run.add(
-            lambda event: self.look(run, event),
-            EpochBegin,
-            EpochEnd,
-            TestBegin,
-            TestEnd,
-            TrainEnd,
-            wait=True,
-        )
+        epochs = EpochBegin, EpochEnd, TrainEnd
+        tests = TestBegin, TestEnd, PredictBegin, PredictEnd
+        run.add(lambda event: self.look(run, event), *epochs, *tests, wait=True)
 
     def look(self, run: Any, event: fitbus.Event) -> None:
         is_average = w(run.state) == debiased(run.state)
@@ -140,7 +143,9 @@ async def test_evaluate_and_predict_use_them_and_the_parameters_are_back(
     ema = jax.tree.map(lambda leaf: leaf / (1 - DECAY ** int(kept.count)), kept.ema)
     logs = await trainer.evaluate(X, Y, callbacks=[swap()])
     assert w(trainer.state) == w(state)
-    predicted = await trainer.predict(X, callbacks=[swap()])
+    seen = Seen()
+    predicted = await trainer.predict(X, callbacks=[swap(), seen])
+    assert seen.what == [("PredictBegin", "average"), ("PredictEnd", "own")]
     assert w(trainer.state) == w(state)
     assert not np.array_equal(predicted, await trainer.predict(X))
     put(trainer, dataclasses.replace(state, params=ema))
