@@ -106,16 +106,17 @@ def part_of(module: str) -> str:
 SOURCES = {module_of(file): file.read_text("utf-8") for file in FILES}
 TREES = {module: ast.parse(source) for module, source in SOURCES.items()}
 # The callbacks that are loaded when they are first asked for may be built on `train`.
-LAZY_CALLBACKS = {
+_LOADED_LAZILY = tuple(
     str(node.module)
     for branch in TREES["fitbus.callbacks"].body
     if isinstance(branch, ast.If)
     for node in branch.body
     if isinstance(node, ast.ImportFrom)
-}
-# One of several files has the others' names begin with its own.
-LAZY_CALLBACKS |= {
-    module for module in TREES if module.startswith(tuple(f"{lazy}_" for lazy in LAZY_CALLBACKS))
+)
+LAZY_CALLBACKS = {  # one of several files has the others' names begin with its own
+    module
+    for module in TREES
+    if module in _LOADED_LAZILY or module.startswith(tuple(f"{lazy}_" for lazy in _LOADED_LAZILY))
 }
 PACKAGES = sorted(module_of(file) for file in FILES if file.name == "__init__.py")
 # Programs to be read and run: they export nothing.

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -25,6 +25,7 @@ PAGE = (ROOT / "README.md").read_text("utf-8")
 SECTION = PAGE[PAGE.index("## From Keras to fitbus") : PAGE.index("## Delivery, overflow, errors")]
 ROWS = [row for row in re.findall(r"^\| (.+?) \| .* \|$", SECTION, re.MULTILINE) if row != "Keras"]
 Array = np.ndarray[Any, Any]
+Verbose = int | Literal["auto"]
 TESTS: dict[str, Callable[..., None]] = {}
 
 PROBLEM = toy_problem(64)
@@ -96,7 +97,8 @@ def _(_: Path) -> None:
 def _(path: Path) -> None:
     class Mine(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            seen.append((self.model, sorted(logs), self.model.get_weights()[0].sum()))
+            shown: Any = self.model
+            seen.append((shown, sorted(logs), shown.get_weights()[0].sum()))
 
     made, seen = model(), list[Any]()
     ended: list[float] = []
@@ -193,10 +195,10 @@ def _(_: Path) -> None:
     classes = (Y > 0).astype(np.float32)
     theirs, ours = model(), model()
     expected = theirs.fit(X, classes, class_weight=by_class, shuffle=False, verbose=0).history
-    found = fitbus.Trainer(fitbus.keras.KerasTask(ours)).fit_sync(
+    history = fitbus.Trainer(fitbus.keras.KerasTask(ours)).fit_sync(
         X, classes, class_weight=by_class, shuffle=False
     )
-    assert near(found.history["loss"], expected["loss"])
+    assert near(history.history["loss"], expected["loss"])
 
 
 @row("`history.history`, `history.epoch`")
@@ -209,7 +211,8 @@ def _(_: Path) -> None:
 
 @row('`verbose="auto"`: a progress bar')
 def _(_: Path) -> None:
-    for verbose, shown in ((0, 0), (1, 1), ("auto", 1), (2, 1)):
+    cases: list[tuple[Verbose, int]] = [(0, 0), (1, 1), ("auto", 1), (2, 1)]
+    for verbose, shown in cases:
         run = trainer().run(PROBLEM.x, PROBLEM.y, verbose=verbose)
         bars = [entry for entry in run.bus.subscriptions if entry.name == "ProgressBar"]
         assert len(bars) == shown

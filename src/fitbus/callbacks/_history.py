@@ -21,7 +21,7 @@ class History(Callback):
         history: For each name, the values in order.
     """
 
-    adds_logs: ClassVar[bool] = False
+    adds_logs: ClassVar[bool | frozenset[str]] = False
 
     def __init__(self) -> None:
         self.epoch: list[int] = []

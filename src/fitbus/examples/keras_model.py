@@ -26,7 +26,8 @@ class ShowRate(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no 
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Called in the training thread, where the model shows the run's state."""
-        print(f"epoch {epoch}: learning rate {float(self.model.optimizer.learning_rate):.4f}")
+        model: Any = self.model
+        print(f"epoch {epoch}: learning rate {float(model.optimizer.learning_rate):.4f}")
 
 
 async def report(event: fitbus.EpochEnd) -> fitbus.StopTraining | None:
