@@ -11,7 +11,8 @@ import pytest
 
 from fitbus.callbacks import CSVLogger, LearningRateScheduler
 
-from ._differential import METRICS, Row, Script, Twins, Values, check_same
+from ._differential import METRICS, Row, Script, Twins, check_same
+from ._values import Values
 
 TRAIN = ("loss", *METRICS)
 

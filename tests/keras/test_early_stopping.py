@@ -10,7 +10,8 @@ import pytest
 
 from fitbus.callbacks import EarlyStopping
 
-from ._differential import Script, Twins, Values, check_same
+from ._differential import Script, Twins, check_same
+from ._values import Values
 
 NAN = math.nan
 

@@ -9,7 +9,8 @@ import pytest
 
 from fitbus.callbacks import EarlyStopping, History
 
-from ._differential import Script, Twins, Values
+from ._differential import Script, Twins
+from ._values import Values
 
 NAMES = ("accuracy", "val_loss", "val_accuracy", "learning_rate", "points", "a", "z")
 

@@ -11,7 +11,8 @@ import pytest
 
 from fitbus.callbacks import LearningRateScheduler
 
-from ._differential import Script, Twins, Values, check_same
+from ._differential import Script, Twins, check_same
+from ._values import Values
 
 
 def schedule(values: Values) -> Callable[..., Any]:

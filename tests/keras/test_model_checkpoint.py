@@ -12,7 +12,8 @@ import pytest
 from fitbus.callbacks import ModelCheckpoint
 from fitbus.checkpoints import load_state, load_weights
 
-from ._differential import Row, Script, Twins, Values, check_same
+from ._differential import Row, Script, Twins, check_same
+from ._values import Values
 
 NAN = math.nan
 

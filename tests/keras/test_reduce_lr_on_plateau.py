@@ -9,7 +9,8 @@ import pytest
 
 from fitbus.callbacks import ReduceLROnPlateau
 
-from ._differential import Script, Twins, Values, check_same
+from ._differential import Script, Twins, check_same
+from ._values import Values
 
 NAN = math.nan
 NOTED = ("best", "wait", "cooldown_counter")

@@ -11,7 +11,8 @@ import pytest
 
 from fitbus.callbacks import CSVLogger, LambdaCallback, TerminateOnNaN
 
-from ._differential import Row, Script, Twins, Values, check_same
+from ._differential import Row, Script, Twins, check_same
+from ._values import Values
 
 NAN, INF = math.nan, math.inf
 

@@ -12,7 +12,8 @@ import fitbus.callbacks
 from fitbus.callbacks import History
 from fitbus.checkpoints import load_weights
 
-from ._differential import Row, Script, Twins, Values, check_same
+from ._differential import Row, Script, Twins, check_same
+from ._values import Values
 
 
 def drawn(values: Values, folder: Path, ending: str) -> list[tuple[str, dict[str, Any]]]:
