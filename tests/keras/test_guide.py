@@ -1,9 +1,5 @@
-"""The callbacks of Keras' guide to writing one's own, as subclasses of Keras' class: as in Keras.
-
-After 'Writing your own callbacks', https://keras.io/guides/writing_your_own_callbacks/.
-"""
+"""The callbacks of Keras' guide to writing one's own do under fitbus what they do in Keras."""
 # mypy: allow-subclassing-any
-# ruff: noqa: T201  # the guide's callbacks print
 
 from __future__ import annotations
 
@@ -16,178 +12,21 @@ import pytest
 
 import fitbus
 
+from ._guide import (
+    RATES,
+    PrintsEachHook,
+    PrintsLosses,
+    RecordsFeatures,
+    RecordsPredictions,
+    SavesAtIntervals,
+    Schedules,
+    StopsAtMinimum,
+)
 from ._unmodified import Pair, check_same, close, pair, x
 
 Base: Any = keras.callbacks.Callback
-
-HOOKS_WITH_INDEX = ("epoch", "train_batch", "test_batch", "predict_batch")
-HOOKS = ("train", "test", "predict", *HOOKS_WITH_INDEX)
-
-
-class PrintsEachHook(Base):
-    """Prints every hook, with the keys of its logs; keeps the values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trace: list[tuple[Any, ...]] = []
-
-    def on_train_begin(self, logs=None):  # type: ignore[no-untyped-def]  # as users write them
-        self._seen("train begin", None, logs)
-
-    def on_train_end(self, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("train end", None, logs)
-
-    def on_epoch_begin(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("epoch begin", epoch, logs)
-
-    def on_epoch_end(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("epoch end", epoch, logs)
-
-    def on_test_begin(self, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("test begin", None, logs)
-
-    def on_test_end(self, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("test end", None, logs)
-
-    def on_predict_begin(self, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("predict begin", None, logs)
-
-    def on_predict_end(self, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("predict end", None, logs)
-
-    def on_train_batch_begin(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("train batch begin", batch, logs)
-
-    def on_train_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("train batch end", batch, logs)
-
-    def on_test_batch_begin(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("test batch begin", batch, logs)
-
-    def on_test_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("test batch end", batch, logs)
-
-    def on_predict_batch_begin(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("predict batch begin", batch, logs)
-
-    def on_predict_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self._seen("predict batch end", batch, logs)
-
-    def _seen(self, what: str, index: int | None, logs: Any) -> None:
-        assert type(logs) is dict
-        print(what, "" if index is None else index, list(logs))
-        self.trace.append((what, index, dict(logs)))
-
-
-class PrintsLosses(Base):
-    """Tells loss and error of each batch, of training and of testing, and of each epoch."""
-
-    def on_train_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        print(f"batch {batch}: loss {logs['loss']:.4f}")
-
-    def on_test_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        print(f"test batch {batch}: loss {logs['loss']:.4f}")
-
-    def on_epoch_end(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        print(f"epoch {epoch}: loss {logs['loss']:.4f}, error {logs['mae']:.4f}")
-
-
-class StopsAtMinimum(Base):
-    """Stops when the loss hasn't fallen for `patience` epochs; puts the best weights back."""
-
-    def __init__(self, patience: int = 0) -> None:
-        super().__init__()
-        self.patience = patience
-        self.best_weights: Any = None
-
-    def on_train_begin(self, logs=None):  # type: ignore[no-untyped-def]
-        self.waited = 0
-        self.stopped_epoch = 0
-        self.least = np.inf
-
-    def on_epoch_end(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        loss = logs["loss"]
-        if np.less(loss, self.least):
-            self.least, self.waited = loss, 0
-            self.best_weights = self.model.get_weights()
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
-            self.stopped_epoch = epoch
-            self.model.stop_training = True
-            print("putting back the weights of the best epoch")
-            self.model.set_weights(self.best_weights)
-
-    def on_train_end(self, logs=None):  # type: ignore[no-untyped-def]
-        if self.stopped_epoch > 0:
-            print(f"stopped early, in epoch {self.stopped_epoch + 1}")
-
-
-RATES = {3: 0.05, 6: 0.01, 9: 0.005, 12: 0.001}
-
-
-class Schedules(Base):
-    """Takes the learning rate of each epoch from a function of it and the present one."""
-
-    def __init__(self, schedule: Any) -> None:
-        super().__init__()
-        self.schedule = schedule
-        self.rates: list[float] = []
-
-    def on_epoch_begin(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        if not hasattr(self.model.optimizer, "learning_rate"):
-            raise ValueError("an optimizer needs a learning rate")
-        now = self.model.optimizer.learning_rate
-        rate = self.schedule(epoch, float(now))
-        self.model.optimizer.learning_rate = rate
-        print(f"epoch {epoch}: {float(np.array(self.model.optimizer.learning_rate)):.4f}")
-
-    def on_train_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self.rates.append(float(self.model.optimizer.learning_rate))
-
-
-class SavesAtIntervals(Base):
-    """Saves the model every few batches."""
-
-    def __init__(self, folder: pathlib.Path, every: int) -> None:
-        super().__init__()
-        self.folder, self.every, self.count = folder, every, 0
-
-    def on_train_batch_end(self, batch, logs=None):  # type: ignore[no-untyped-def]
-        self.count += 1
-        if self.count % self.every == 0:
-            self.model.save(self.folder / f"after_{self.count}.keras")
-
-
-class RecordsPredictions(Base):
-    """Keeps what the model predicts of a few examples, each epoch."""
-
-    def __init__(self, examples: Any) -> None:
-        super().__init__()
-        self.examples = examples
-        self.predictions: list[Any] = []
-
-    def on_epoch_begin(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        self.predictions.append(self.model.predict(self.examples, verbose=0))
-
-    def on_epoch_end(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        self.predictions.append(self.model.predict(self.examples, verbose=0))
-
-
-class RecordsFeatures(Base):
-    """Keeps what a hidden layer gives for a few examples, each epoch: what the guide draws."""
-
-    def __init__(self, examples: Any) -> None:
-        super().__init__()
-        self.examples = examples
-        self.features: list[Any] = []
-
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
-        self.inner = keras.Model(model.inputs, model.get_layer("hidden").output)
-
-    def on_epoch_end(self, epoch, logs=None):  # type: ignore[no-untyped-def]
-        self.features.append(np.asarray(self.inner(self.examples)))
+LOADS: Any = keras.models.load_model
+HOOKS = ("train", "test", "predict", "epoch", "train_batch", "test_batch", "predict_batch")
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +40,7 @@ def test_each_hook_is_called_in_keras_order_with_its_logs(models: Pair) -> None:
     random = np.random.default_rng(1)
     inputs = random.normal(size=(1000, 4)).astype(np.float32)
     targets = inputs.sum(axis=1, keepdims=True)
-    options = {"batch_size": 128, "data": (inputs, targets)}
+    options: dict[str, Any] = {"batch_size": 128, "data": (inputs, targets)}
     ours, theirs = models.both(lambda: [PrintsEachHook()], validation_split=0.5, **options)
     check_same(ours, theirs)
     mine, their = (outcome.callbacks[0].trace for outcome in (ours, theirs))
@@ -270,11 +109,13 @@ def test_training_stops_at_the_minimum_with_the_best_weights(models: Pair, patie
     """The learning rate is so large that the loss soon rises again."""
 
     class Worsens(Base):
-        def on_epoch_begin(self, epoch, logs=None):  # type: ignore[no-untyped-def]
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             if epoch == 3:
                 self.model.optimizer.learning_rate = 0.5
 
-    made = lambda: [Worsens(), StopsAtMinimum(patience)]  # noqa: E731  # short
+    def made() -> list[Any]:
+        return [Worsens(), StopsAtMinimum(patience)]
+
     ours, theirs = models.both(made, epochs=30)
     check_same(ours, theirs)
     stopped, expected = (outcome.callbacks[1] for outcome in (ours, theirs))
@@ -308,7 +149,7 @@ def test_models_are_saved_at_intervals(models: Pair, tmp_path: pathlib.Path) -> 
     names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
     assert names[0] == names[1] == ["after_2.keras", "after_4.keras", "after_6.keras"]
     for name in names[0]:
-        mine, their = (keras.models.load_model(folder / name) for folder in folders)
+        mine, their = (LOADS(folder / name) for folder in folders)
         assert close(mine.get_weights(), their.get_weights())
         assert close(mine.optimizer.iterations, their.optimizer.iterations)
 
@@ -344,7 +185,7 @@ def test_all_of_them_work_together_beside_a_fitbus_callback(
             seen.append(logs["val_loss"])
 
     models.reset()
-    theirs = [
+    theirs: list[Any] = [
         PrintsLosses(),
         StopsAtMinimum(2),
         Schedules(lambda epoch, now: now * 0.9),

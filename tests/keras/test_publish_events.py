@@ -27,7 +27,7 @@ from ._plain_fit import calls
 from ._unmodified import Pair, close, dense, pair, x, y
 
 pytestmark = pytest.mark.anyio
-SPLIT = {"epochs": 2, "validation_split": 1 / 3}
+SPLIT: dict[str, Any] = {"epochs": 2, "validation_split": 1 / 3}
 
 
 @pytest.fixture
@@ -47,14 +47,14 @@ def told(recorder: EventRecorder) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict"])
 async def test_the_events_are_those_of_a_trainer(models: Pair, call: str) -> None:
     """The same sequence, `seq` without a gap, and all fields but the batches' own values."""
-    options = SPLIT if call == "fit" else {}
+    options: dict[str, Any] = SPLIT if call == "fit" else {}
     recorder, expected = EventRecorder(), EventRecorder()
     async with fitbus.Bus() as bus:
         bus.add(recorder)
         events = PublishEvents(bus)
         await calls(events, models.theirs, call, **options)
         assert events.run == f"{call}-1"
-    given = {"batch_size": 16, "callbacks": [expected], **options}
+    given: dict[str, Any] = {"batch_size": 16, "callbacks": [expected], **options}
     if call == "fit":
         await models.trainer.fit(x, y, shuffle=False, **given)
     else:

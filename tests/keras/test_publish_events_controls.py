@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import anyio.to_thread
 import keras
@@ -129,7 +131,8 @@ async def test_other_controls_are_rejected_with_what_takes_them(models: Pair) ->
 
 async def test_a_learning_rate_with_a_schedule_is_rejected() -> None:
     """With Keras' own words."""
-    model = dense(keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)))
+    optimizers: Any = keras.optimizers
+    model = dense(optimizers.SGD(optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)))
     async with fitbus.Bus() as bus:
         events = PublishEvents(bus)
         receipt = events.post(SetLearningRate(0.5))

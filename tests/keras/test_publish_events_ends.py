@@ -27,6 +27,7 @@ from ._plain_fit import calls
 from ._unmodified import Pair, pair, x, y
 
 pytestmark = pytest.mark.anyio
+Base: Any = keras.callbacks.Callback
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ async def test_a_handler_that_fails_ends_the_fit_with_its_error(
     assert any("breaks" in note for note in caught.value.__notes__)
 
 
-class Breaks(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+class Breaks(Base):
     """A callback of Keras that fails."""
 
     def __init__(self, error: BaseException) -> None:

@@ -1,6 +1,4 @@
 """Every class of `keras.callbacks`, unmodified: decisions, files and prints as in Keras."""
-# mypy: allow-subclassing-any
-# ruff: noqa: T201  # callbacks that print
 
 from __future__ import annotations
 
@@ -8,97 +6,20 @@ import inspect
 import pathlib
 import re
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import keras
-import numpy as np
 import orbax.checkpoint
 import pytest
 
 import fitbus
-from fitbus.testing import toy_problem
 
-from ._unmodified import Outcome, Pair, check_same, close, pair, x, y
+from ._builtin import ENTRIES, NAN_LATER
+from ._unmodified import Outcome, Pair, check_same, close, pair, x
 
-Made = Callable[[pathlib.Path], Any]
 K: Any = keras.callbacks
-Base: Any = keras.callbacks.Callback
-
-NAN_LATER = np.where(np.arange(48)[:, None] < 20, y, np.nan).astype(np.float32)
-
-# Each class, made with arguments that let it act; and the options of the fit.
-ENTRIES: dict[str, list[tuple[Made, dict[str, Any]]]] = {
-    "BackupAndRestore": [
-        (lambda folder: K.BackupAndRestore(folder / "b", delete_checkpoint=False), {}),
-        (lambda folder: K.BackupAndRestore(folder / "b", 2, delete_checkpoint=False), {}),
-        (lambda folder: K.BackupAndRestore(folder / "b"), {}),
-    ],
-    "CSVLogger": [
-        (lambda folder: K.CSVLogger(folder / "log.csv"), {}),
-        (lambda folder: K.CSVLogger(folder / "log.csv", ";", append=True), {"validation_freq": 2}),
-    ],
-    "EarlyStopping": [
-        (lambda _: K.EarlyStopping("val_loss", min_delta=100, verbose=1), {}),
-        (
-            lambda _: K.EarlyStopping(
-                "val_mae", min_delta=100, verbose=1, patience=2, restore_best_weights=True
-            ),
-            {},
-        ),
-        (lambda _: K.EarlyStopping("nothing", mode="min"), {}),
-    ],
-    "History": [(lambda _: K.History(), {})],
-    "LambdaCallback": [
-        (lambda _: K.LambdaCallback(on_epoch_end=lambda epoch, logs: print(epoch, list(logs))), {}),
-        (lambda _: K.LambdaCallback(on_test_begin=lambda logs: print("tested", logs)), {}),
-    ],
-    "LearningRateScheduler": [
-        (lambda _: K.LearningRateScheduler(lambda epoch, rate: rate * 0.5, verbose=1), {}),
-        (lambda _: K.LearningRateScheduler(lambda epoch: 0.01 / (epoch + 1)), {}),
-    ],
-    "ModelCheckpoint": [
-        (lambda folder: K.ModelCheckpoint(folder / "{epoch}-{val_loss:.2f}.keras", verbose=1), {}),
-        (
-            lambda folder: K.ModelCheckpoint(
-                folder / "{epoch}.weights.h5", save_weights_only=True, save_best_only=True
-            ),
-            {},
-        ),
-        (lambda folder: K.ModelCheckpoint(folder / "{epoch}-{batch}.keras", save_freq=2), {}),
-    ],
-    "OrbaxCheckpoint": [
-        (lambda folder: K.OrbaxCheckpoint(folder / "o", save_weights_only=True, max_to_keep=2), {}),
-    ],
-    "ProgbarLogger": [
-        (lambda _: K.ProgbarLogger(), {"verbose": 2}),
-        (lambda _: K.ProgbarLogger(), {"verbose": 1}),
-        (lambda _: K.ProgbarLogger(), {"verbose": 0}),
-    ],
-    "ReduceLROnPlateau": [
-        (
-            lambda _: K.ReduceLROnPlateau(
-                "val_loss", 0.5, patience=1, verbose=1, min_delta=100, min_lr=0.02
-            ),
-            {},
-        )
-    ],
-    "SwapEMAWeights": [
-        (lambda _: K.SwapEMAWeights(), {}),
-        (lambda _: K.SwapEMAWeights(swap_on_epoch=True), {}),
-    ],
-    "TerminateOnNaN": [
-        (lambda _: K.TerminateOnNaN(), {}),
-        (lambda _: K.TerminateOnNaN(), {"data": (x, NAN_LATER)}),
-    ],
-    # Of these, `test_backend.py` shows what they say where what they need isn't installed.
-    "RemoteMonitor": [],
-    "TensorBoard": [],
-    # No callbacks by themselves.
-    "Callback": [],
-    "CallbackList": [],
-}
+LOADS: Any = keras.models.load_model
 
 
 def test_every_class_of_keras_has_an_entry() -> None:
@@ -117,7 +38,8 @@ def models_for(name: str) -> Pair:
 )
 def test_it_does_what_it_does_in_keras(name: str, number: int, tmp_path: pathlib.Path) -> None:
     """History, weights, prints, warnings, attributes and files; in a second fit too."""
-    make, options = ENTRIES[name][number]
+    make, given = ENTRIES[name][number]
+    options: dict[str, Any] = {"epochs": 4, "validation_split": 1 / 3, **given}
     models = models_for(name)
     models.reset()
     folders = [tmp_path / "ours", tmp_path / "theirs"]
@@ -127,7 +49,6 @@ def test_it_does_what_it_does_in_keras(name: str, number: int, tmp_path: pathlib
     verbose = options.get("verbose", 0)
     # Keras' own has no second fit with the same folder of Orbax.
     for fit in range(1 if name == "OrbaxCheckpoint" else 2):
-        options = {"epochs": 4, "validation_split": 1 / 3, **options}
         found = models.by_fitbus([ours], **options)
         if name == "SwapEMAWeights" and fit == 1:
             break  # Keras on JAX can't fit a second time with `use_ema`
@@ -174,7 +95,7 @@ def check_files(ours: pathlib.Path, theirs: pathlib.Path) -> None:
     for name in names[0]:
         mine, their = ours / name, theirs / name
         if name.endswith(".keras"):
-            first, second = (keras.models.load_model(path) for path in (mine, their))
+            first, second = (LOADS(path) for path in (mine, their))
             assert close(first.get_weights(), second.get_weights())
             assert close(*([v.numpy() for v in m.optimizer.variables] for m in (first, second)))
         elif name.endswith(".weights.h5"):
@@ -224,53 +145,6 @@ def test_an_orbax_checkpoint_holds_what_that_of_keras_holds(tmp_path: pathlib.Pa
     assert close(kernel, models.ours.get_weights()[0])
 
 
-class Breaks(Base):
-    """Breaks a fit off in an epoch."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == 1 and int(self.model.optimizer.iterations) > 6:
-            raise self.error
-
-
-@pytest.mark.parametrize("save_freq", ["epoch", 2])
-@pytest.mark.parametrize("error", [OSError("broken"), KeyboardInterrupt()])
-def test_a_broken_fit_goes_on_from_its_backup_and_the_next_fit_is_not_stuck(
-    tmp_path: pathlib.Path, error: BaseException, save_freq: Any
-) -> None:
-    """The same epochs, and the same weights, as in Keras; whose later `fit` runs no epoch."""
-    models = pair()
-    models.reset()
-    weights: dict[str, Any] = {}
-    for name, train in (("ours", models.by_fitbus), ("theirs", models.by_keras)):
-        path = tmp_path / name
-        with pytest.raises(type(error)):
-            train([K.BackupAndRestore(path, save_freq), Breaks(error)], epochs=5)
-        assert (path / "latest.weights.h5").exists()
-        found = train([K.BackupAndRestore(path, save_freq)], epochs=5)
-        assert found.result.epoch == [2, 3, 4]
-        assert not path.exists()
-        weights[name] = found.weights
-    assert close(weights["ours"], weights["theirs"])
-    assert models.by_keras([], epochs=2).result.epoch == []
-    assert models.by_fitbus([K.LambdaCallback(on_train_begin=print)], epochs=2).result.epoch == [
-        0,
-        1,
-    ]
-
-
-def test_what_keras_left_in_the_model_does_not_hold_a_later_fit_up(tmp_path: pathlib.Path) -> None:
-    """A model that Keras' own fit resumed is trained by fitbus from epoch 0."""
-    models = pair()
-    models.reset()
-    models.ours._initial_epoch = 3
-    found = models.by_fitbus([K.LambdaCallback(on_train_begin=print)], epochs=2)
-    assert found.result.epoch == [0, 1]
-
-
 def test_nan_that_raises_ends_the_fit_with_keras_error() -> None:
     """`TerminateOnNaN(raise_error=True)`; `on_train_end` is called here."""
     models = pair()
@@ -296,60 +170,3 @@ def test_the_progress_bar_of_keras_takes_the_place_of_ours(capsys: Any) -> None:
         )
         == 1
     )
-
-
-# On a task that isn't Keras'.
-
-ELSEWHERE = {
-    "BackupAndRestore": "use fitbus.callbacks.BackupAndRestore",
-    "ModelCheckpoint": "use fitbus.callbacks.ModelCheckpoint",
-    "OrbaxCheckpoint": "use fitbus.callbacks.OrbaxCheckpoint",
-    "SwapEMAWeights": "use fitbus.callbacks.SwapEMAWeights",
-}
-
-
-@pytest.fixture(scope="module")
-def toy() -> Any:
-    """A trainer of a task of fitbus' own."""
-    problem = toy_problem()
-    return problem, fitbus.Trainer(problem.task, problem.params)
-
-
-@pytest.mark.parametrize("name", [name for name, made in ENTRIES.items() if made])
-def test_on_another_task_it_works_or_says_what_to_do(
-    name: str, toy: Any, tmp_path: pathlib.Path
-) -> None:
-    """Before the first step."""
-    problem, trainer = toy
-    make, _ = ENTRIES[name][0]
-    callback = make(tmp_path)
-    if name in ELSEWHERE:
-        with pytest.raises(fitbus.errors.InvalidArgumentError, match=ELSEWHERE[name]):
-            trainer.run(problem.x, problem.y, callbacks=[callback])
-        return
-    history = trainer.fit_sync(
-        problem.x, problem.y, epochs=4, validation_split=0.5, callbacks=[callback]
-    )
-    epochs = 2 if name == "EarlyStopping" else 4
-    assert len(history.epoch) == epochs
-    rates = history.history.get("learning_rate")
-    assert (rates is not None) == (name in ("ReduceLROnPlateau", "LearningRateScheduler"))
-    assert rates is None or rates[-1] < 0.1
-
-
-def test_on_another_task_a_direction_has_to_be_told(toy: Any) -> None:
-    """Keras looks for the model's metric objects, and says so."""
-    problem, trainer = toy
-    monitor = "val_mean_absolute_error"
-    with pytest.raises(ValueError, match="mode"):
-        trainer.fit_sync(
-            problem.x, problem.y, validation_split=0.5, callbacks=[K.EarlyStopping(monitor)]
-        )
-    stops = K.EarlyStopping(
-        monitor, min_delta=100, mode="max", patience=1, restore_best_weights=True
-    )
-    history = trainer.fit_sync(
-        problem.x, problem.y, epochs=9, validation_split=0.5, callbacks=[stops]
-    )
-    assert len(history.epoch) == 2
-    assert close(stops.best_weights, [np.asarray(trainer.state.params[name]) for name in "bw"])

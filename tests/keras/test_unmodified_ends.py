@@ -22,6 +22,7 @@ from ._unmodified import Pair, check_same, close, pair, x, y
 pytestmark = pytest.mark.anyio
 Base: Any = keras.callbacks.Callback
 K: Any = keras.callbacks
+BaseModel: Any = keras.Model
 HOOKS = [
     *("on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end"),
     *("on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end"),
@@ -126,7 +127,7 @@ async def test_a_cancelled_run_tells_keras_callbacks_its_end(
         if (event.epoch, event.batch) == (2, 1):
             await gate.pass_async()
 
-    options = {"batch_size": 16, "shuffle": False, "epochs": 4}
+    options: dict[str, Any] = {"batch_size": 16, "shuffle": False, "epochs": 4}
     async with anyio.create_task_group() as group:
 
         async def train() -> None:
@@ -174,7 +175,7 @@ def test_keras_callbacks_end_a_run_whose_step_took_the_state_along() -> None:
         def on_train_end(self, logs: Any = None) -> None:
             ended.append(self.model is not None)
 
-    class Model(keras.Model):  # type: ignore[misc]  # Keras has no types
+    class Model(BaseModel):
         def __init__(self) -> None:
             super().__init__()
             self.out = keras.layers.Dense(1)
@@ -190,7 +191,7 @@ def test_keras_callbacks_end_a_run_whose_step_took_the_state_along() -> None:
             return self.out(jax.lax.stop_gradient(jax.pure_callback(check, shown, inputs)))
 
     model = Model()
-    model.compile("sgd", "mse", jit_compile=True)
+    model.compile("sgd", "mse")
     model(x[:1])
 
     def breaks(event: BatchEnd) -> None:

@@ -146,7 +146,7 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     def on_train_end(self, logs: Any = None) -> None:
         """Ends it."""
         publisher = self._live()
-        stopped = self._stop or self.model.stop_training
+        stopped = self._stop or getattr(self.model, "stop_training", False)
         self._end("stopped" if stopped else "completed")
         self._lead(None)
         publisher.failures.check()
@@ -160,7 +160,8 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Tells of it."""
         self._logs = dict(logs or {})
-        if (self.params or {}).get("steps") is None and self.model.steps_per_execution > 1:
+        unknown = (self.params or {}).get("steps") is None
+        if unknown and getattr(self.model, "steps_per_execution", 1) > 1:
             # Keras may have told of more batches than there were.
             self._before, self._done = self._updates(), 0
             self._live().step = self._before
@@ -240,8 +241,9 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
         return self.publisher
 
     def _updates(self) -> int:
-        optimizer = getattr(self.model, "optimizer", None)
-        return int(optimizer.iterations) if getattr(optimizer, "built", False) else 0
+        model: Any = self.model
+        built = getattr(model.optimizer, "built", False)
+        return int(model.optimizer.iterations) if built else 0
 
     def _wait(self, event: Event) -> None:
         publisher = self._live()
