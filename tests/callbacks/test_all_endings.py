@@ -54,7 +54,7 @@ class Fails(Callback):
 
     def __init__(self, kind: type[Event], error: type[BaseException] = ValueError) -> None:
         self.error = error
-        hooks = {
+        hooks: dict[type[Event], str] = {
             TrainBegin: "on_train_begin",
             EpochBegin: "on_epoch_begin",
             BatchEnd: "on_train_batch_end",
