@@ -23,8 +23,9 @@ Y = X.sum(1, keepdims=True)
 def unbuilt() -> Any:
     """A model whose input is unknown, with random numbers also where it isn't trained."""
     keras.utils.set_random_seed(11)
-    noise = keras.layers.Lambda(lambda x: x + keras.random.normal((), seed=noisy))
-    noisy = noise.seeds = keras.random.SeedGenerator(3)
+    seeds = keras.random.SeedGenerator(3)
+    noise: Any = keras.layers.Lambda(lambda x: x + keras.random.normal((), seed=seeds))
+    noise.seeds = seeds  # so that it is tracked
     hidden = keras.layers.Dense(5, activation="relu")
     model = keras.Sequential([hidden, noise, keras.layers.Dense(1)])
     model.compile("adam", "mse", metrics=["mae"])
@@ -103,6 +104,30 @@ def test_sources_of_batches() -> None:
         check_close(ours, theirs)
         for variable, value in zip(task.variables.all, first, strict=True):
             variable.assign(value)
+
+
+class Turned(Batches):
+    """Begins at another batch in each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = 0
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__((index + self.first) % 3)
+
+    def on_epoch_end(self) -> None:
+        self.first += 1
+
+
+def test_a_dataset_is_told_of_the_ends_of_epochs() -> None:
+    theirs, ours = built(), built()
+    theirs.fit(Turned(), epochs=3, shuffle=False, verbose=0)
+    data = Turned()
+    data.on_epoch_end()  # Keras begins a pass more, to build the model
+    fitbus.Trainer(KerasTask(ours)).fit_sync(data, epochs=3)
+    check_close(ours, theirs)
+    assert data.first == 4
 
 
 def test_steps_per_epoch_goes_on_where_it_stopped() -> None:

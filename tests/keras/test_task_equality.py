@@ -14,7 +14,7 @@ from fitbus.callbacks import EarlyStopping, LearningRateScheduler
 
 from ._pairs import Pair
 
-DIGITS = load_digits()
+DIGITS: Any = load_digits()
 IMAGES = (DIGITS.images[:64, ..., None] / 16).astype("float32")
 LABELS = DIGITS.target[:64]
 WEIGHTS = np.random.default_rng(3).uniform(0.2, 2, 64).astype("float32")
@@ -84,13 +84,23 @@ def test_sample_weight(pair: Pair) -> None:
 
 
 def test_validation_split_with_sample_weight(pair: Pair) -> None:
-    options = {"sample_weight": WEIGHTS, "validation_split": 0.25, "batch_size": 16}
+    options: dict[str, Any] = {"sample_weight": WEIGHTS, "validation_split": 0.25, "batch_size": 16}
     history = pair.fit(IMAGES, LABELS, **options)
     assert len(history["val_loss"]) == 5
 
 
 def test_validation_data_with_weights(pair: Pair) -> None:
     pair.fit(IMAGES[:48], LABELS[:48], validation_data=HELD_OUT, batch_size=16)
+
+
+def test_class_weights_multiply_into_sample_weights(pair: Pair) -> None:
+    """Which Keras refuses; so it is given the products."""
+    products = WEIGHTS * np.array([CLASSES[label] for label in LABELS], "float32")
+    pair.theirs.fit(IMAGES, LABELS, sample_weight=products, shuffle=False, verbose=0)
+    pair.trainer.fit_sync(
+        IMAGES, LABELS, sample_weight=WEIGHTS, class_weight=CLASSES, shuffle=False
+    )
+    pair.check_variables()
 
 
 @pytest.mark.parametrize("library", ["keras", "fitbus"])

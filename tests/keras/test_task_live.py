@@ -32,6 +32,8 @@ from ._pairs import check_close
 X = np.random.default_rng(5).normal(size=(40, 4)).astype("float32")
 Y = (X.sum(1, keepdims=True) > 0).astype("float32")
 
+pytestmark = pytest.mark.slow  # several programs are compiled
+
 traces: list[str] = []
 
 
@@ -172,7 +174,7 @@ def test_a_set_learning_rate_trains_as_keras_does_with_it(shared: Shared) -> Non
     shared.model.optimizer.learning_rate = 0.01
 
 
-DECAY = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+DECAY: Any = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
 
 
 @pytest.mark.anyio

@@ -95,10 +95,10 @@ def test_the_scale_of_the_loss_follows_as_in_keras() -> None:
 def test_a_policy_of_the_calling_thread_holds_where_layers_are_built() -> None:
     """Keras keeps it by thread, and a layer may make others when it is built."""
 
-    class Block(layers.Layer):  # type: ignore[misc]  # Keras has no types
-        def build(self, shape: Any) -> None:
+    class Block(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+        def build(self, input_shape: Any) -> None:
             self.inner = layers.Dense(1)
-            self.inner.build(shape)
+            self.inner.build(input_shape)
 
         def call(self, x: Any) -> Any:
             return self.inner(x)
@@ -148,9 +148,10 @@ def test_tuples_of_inputs_and_of_outputs() -> None:
 def test_losses_of_layers_and_of_weights() -> None:
     """Regularizers, and `add_loss`, in the logs of training and of validation."""
 
-    class Sparse(layers.Layer):  # type: ignore[misc]  # Keras has no types
+    class Sparse(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         def call(self, x: Any) -> Any:
-            self.add_loss(0.1 * keras.ops.mean(keras.ops.abs(x)))
+            size: Any = keras.ops.mean(keras.ops.abs(x))
+            self.add_loss(0.1 * size)
             return x
 
     def make() -> Any:
@@ -181,7 +182,8 @@ def test_a_metric_whose_result_is_an_array_has_a_name_for_each_number() -> None:
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="softmax")])
     model.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score(name="f1")])
     logs = fitbus.Trainer(KerasTask(model)).evaluate_sync(X, CLASSES)
-    expected = model.evaluate(X, CLASSES, verbose=0, return_dict=True)["f1"]
+    evaluate: Any = model.evaluate
+    expected = evaluate(X, CLASSES, verbose=0, return_dict=True)["f1"]
     assert [logs["f1_0"], logs["f1_1"], logs["f1_2"]] == pytest.approx(list(expected), rel=1e-5)
 
 

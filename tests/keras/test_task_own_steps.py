@@ -51,7 +51,8 @@ class OwnSteps(Model):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
 
         def loss_of(trainable: Any) -> Any:
-            y_pred, updated = self.stateless_call(trainable, others, x, training=True)
+            called: Any = self.stateless_call(trainable, others, x, training=True)
+            y_pred, updated = called
             return jnp.mean((y_pred - y) ** 2), updated
 
         (loss, others), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
@@ -62,7 +63,8 @@ class OwnSteps(Model):
     def test_step(self, state: Any, data: Any) -> Any:
         trainable, others, metrics = state
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred, others = self.stateless_call(trainable, others, x, training=False)
+        called: Any = self.stateless_call(trainable, others, x, training=False)
+        y_pred, others = called
         loss = jnp.mean((y_pred - y) ** 2)
         metrics = self.mine.stateless_update_state(metrics, loss)
         return self.logs(loss, metrics), (trainable, others, metrics)
@@ -88,8 +90,15 @@ class SameNames(OwnSteps):
 class OwnLoss(Model):
     """A loss of its own, of which it keeps the mean beside."""
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]  # as in Keras
-        loss = keras.ops.mean(keras.ops.square(y_pred - y) * 2)
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        loss = 2 * jnp.mean((y_pred - y) ** 2)
         self.mine.update_state(loss)
         return loss
 
@@ -137,8 +146,15 @@ def test_logs_that_are_no_metrics_are_those_of_the_last_batch() -> None:
 class Autoencoder(Model):
     """It needs no targets."""
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):  # type: ignore[no-untyped-def]  # as in Keras
-        return keras.ops.mean(keras.ops.square(y_pred - x))
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        return jnp.mean((y_pred - x) ** 2)
 
 
 def test_training_without_targets() -> None:

@@ -237,13 +237,16 @@ class KerasTask:
             )
 
     def _build(self, batch: Batch) -> None:
-        model = self.model
+        model: Any = self.model
         if batch.y is not None:
             model._symbolic_build(data_batch=tuple(batch))  # noqa: SLF001  # no public way builds metrics
         elif not all(layer.built for layer in model._flatten_layers()):  # noqa: SLF001  # has all of them
             with keras.StatelessScope():  # so that nothing but the shapes counts
                 model(batch.x)
         self._build_optimizer()
+        record = getattr(model, "_record_training_state_sharding_spec", None)
+        if record is not None:  # the steps of Keras 3.10 ask for it
+            record()
 
     def _build_optimizer(self) -> None:
         model = self.model

@@ -67,7 +67,7 @@ class IterableSource(Source):
             pulled = self._pull(items, owned=items is not self._data)
             return Pass(pulled, self._complete, pulled.close)
         if isinstance(data, Iterable) and not isinstance(data, str | bytes):
-            batches = iter(data)
+            batches = _told(data) if hasattr(data, "on_epoch_end") else iter(data)
             close = getattr(batches, "close", None) if batches is not self._data else None
             return Pass(batches, self._complete, close)
         raise DataError(
@@ -105,6 +105,15 @@ class IterableSource(Source):
         weight = np.concatenate([weight, np.zeros(self._size - count, np.float32)])
         batch = Batch(jax.tree.map(pick, x), jax.tree.map(pick, y), weight)
         return HostBatch(sent(batch), count)
+
+
+def _told(data: Any) -> Iterator[Any]:
+    """The batches of a data set that wants to know when a pass begins and ends (Keras' do)."""
+    begin = getattr(data, "on_epoch_begin", None)
+    if callable(begin):
+        begin()
+    yield from data
+    data.on_epoch_end()
 
 
 def source(
@@ -191,13 +200,14 @@ def _as_arrays(argument: str, tree: Any) -> Any:
 
 def _weights(argument: str, weight: Any, count: int, *, as_given: bool) -> Any:
     """Sample weights: one for each example; or, `as_given`, for each output, or each time step."""
-    several = isinstance(weight, Mapping | tuple | list) and all(
+    given: Any = tuple(weight) if isinstance(weight, list) else weight
+    several = isinstance(given, Mapping | tuple) and all(
         part is None or np.ndim(part) > 0
-        for part in (weight.values() if isinstance(weight, Mapping) else weight)
+        for part in (given.values() if isinstance(given, Mapping) else given)
     )
-    if not as_given or (np.ndim(weight) <= 1 and not several):
+    if not as_given or not (several or getattr(given, "ndim", 1) > 1):
         return check_weight(argument, weight, count)
-    tree = _as_arrays(argument, tuple(weight) if isinstance(weight, list) else weight)
+    tree = _as_arrays(argument, given)
     if (found := rows(tree, argument)) != count:
         raise DataError(argument, f"it has weights for {found} examples of {count}")
     return jax.tree.map(
