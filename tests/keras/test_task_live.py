@@ -208,7 +208,6 @@ def test_each_of_several_optimizers_is_steered_by_its_name() -> None:
         {".*dense.*bias": keras.optimizers.SGD(0.0, name="biases")},
     )
     model = make(keras.optimizers.MultiOptimizer(by_path))
-    rates: list[Any] = []
 
     def steer(event: EpochEnd) -> SetHyperparameter:
         return SetHyperparameter("learning_rate_biases", 0.25)
@@ -217,6 +216,17 @@ def test_each_of_several_optimizers_is_steered_by_its_name() -> None:
     trainer.fit_sync(X, Y, batch_size=20, callbacks=[steer])
     rates = [float(part.learning_rate) for part in model.optimizer.optimizers]
     assert sorted(rates) == pytest.approx([0.1, 0.25])
+
+
+def test_optimizers_of_one_name_are_told_apart() -> None:
+    by_path = keras.optimizers.OptimizerMap(
+        keras.optimizers.SGD(0.1, name="same"),
+        {".*dense.*bias": keras.optimizers.SGD(0.2, name="same")},
+    )
+    trainer = fitbus.Trainer(KerasTask(make(keras.optimizers.MultiOptimizer(by_path))))
+    rates = trainer.state.opt_state.hyperparams
+    assert sorted(rates) == ["learning_rate_same", "learning_rate_same_1"]
+    assert sorted(float(rate) for rate in rates.values()) == pytest.approx([0.1, 0.2])
 
 
 def test_a_trainer_of_a_clone_is_independent(shared: Shared) -> None:

@@ -92,8 +92,9 @@ def test_the_scale_of_the_loss_follows_as_in_keras() -> None:
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_policy_of_the_calling_thread_holds_where_layers_are_built() -> None:
-    """Keras keeps it by thread, and a layer may make others when it is built."""
+def test_policy_and_distribution_of_the_calling_thread_hold() -> None:
+    """Keras keeps them by thread, and a layer may make others when it is built."""
+    seen: set[Any] = set()
 
     class Block(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         def build(self, input_shape: Any) -> None:
@@ -101,16 +102,21 @@ def test_a_policy_of_the_calling_thread_holds_where_layers_are_built() -> None:
             self.inner.build(input_shape)
 
         def call(self, x: Any) -> Any:
+            seen.add(keras.distribution.distribution())
             return self.inner(x)
 
+    here = keras.distribution.DataParallel(devices=["cpu:0"])
     keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.distribution.set_distribution(here)
     try:
         model = keras.Sequential([Block()])
         model.compile("sgd", "mse")
         fitbus.Trainer(KerasTask(model)).fit_sync(X, Y)
     finally:
+        keras.distribution.set_distribution(None)
         keras.config.set_dtype_policy("float32")
     assert model.layers[0].inner.compute_dtype == "bfloat16"
+    assert seen == {here}
 
 
 def two_outputs(kind: type) -> Any:

@@ -85,7 +85,8 @@ class KerasTask:
         self.variables = Variables(model)
         self._tracing = threading.RLock()  # Keras notes things on the model while it is traced
         self._metrics = ModelMetrics(model, self._tracing)
-        self._policy = keras.config.dtype_policy()  # Keras keeps it by thread
+        self._policy = keras.config.dtype_policy()  # which Keras keeps by thread, as it does
+        self._distribution = keras.distribution.distribution()
         self._made = False  # whether a trainer has asked for the state
         self._kept: list[Any] = []  # the arrays that the variables had after the latest run
         self._count = 0  # and the updates that the optimizer had counted
@@ -118,6 +119,7 @@ class KerasTask:
         self._begun = None
         self._check_compiled()
         keras.config.set_dtype_policy(self._policy)
+        keras.distribution.set_distribution(self._distribution)
         self._build(batch)
         self._metrics.reset()
         variables = Variables(self.model)

@@ -124,9 +124,10 @@ def learning_rates(optimizer: Any) -> dict[str, Any]:
         optimizer = optimizer.inner_optimizer
     inner = getattr(optimizer, "_inner_optimizers", None)
     if inner:
-        return {
-            f"learning_rate_{part.name}": rate
-            for part in inner
-            for rate in learning_rates(part).values()
-        }
+        found: dict[str, Any] = {}
+        for part in inner:
+            for rate in learning_rates(part).values():
+                name = f"learning_rate_{part.name}"
+                found[f"{name}_{len(found)}" if name in found else name] = rate
+        return found
     return {"learning_rate": optimizer._learning_rate}  # noqa: SLF001  # the public one is its value
