@@ -54,7 +54,8 @@ class KerasTask:
     the first batch fails); the logs of batches of a model whose own step returns what has the names
     of its metrics are those metrics' results, as those of epochs are; class weights multiply into
     sample weights instead of being refused beside them; and an evaluation or a prediction leaves
-    the model as it is, seed generators too: what a model draws there is the same in each batch.
+    the model as it is, seed generators and the states of recurrences too, so that each of its
+    batches begins from those that training has left.
 
     Args:
         model: The model, compiled.
