@@ -81,7 +81,7 @@ async def test_controls_of_tasks_and_threads_are_acknowledged(models: Pair) -> N
             rate = events.post(SetLearningRate(0.125), "task")
             stop = await anyio.to_thread.run_sync(events.post, StopTraining("thread"), "thread")
             gate.open()
-            assert (await rate).step == (await stop).step == 1
+            assert (await rate.wait(30)).step == (await stop.wait(30)).step == 1
     assert float(models.theirs.optimizer.learning_rate) == 0.125
     assert int(models.theirs.optimizer.iterations) == 1
 
@@ -94,10 +94,10 @@ async def test_a_control_sent_before_the_fit_acts_in_it_and_after_it_is_too_late
         events = PublishEvents(bus)
         stop = events.post(StopTraining())
         await calls(events, models.theirs, epochs=5)
-        assert (await stop).step == 0
+        assert (await stop.wait(30)).step == 0
         assert int(models.theirs.optimizer.iterations) == 1
         with pytest.raises(ControlRejectedError, match="too late"):
-            await events.post(StopTraining())
+            await events.post(StopTraining()).wait(30)
         await calls(events, models.theirs)
     assert int(models.theirs.optimizer.iterations) == 4
 
@@ -124,7 +124,7 @@ async def test_other_controls_are_rejected_with_what_takes_them(models: Pair) ->
         await calls(events, models.theirs)
         for receipt in receipts:
             with pytest.raises(ControlRejectedError, match=r"fitbus\.keras\.KerasTask\(model\)"):
-                await receipt
+                await receipt.wait(30)
     assert len(recorder.of(ControlRejected)) == 2
     assert recorder.of(TrainEnd)[0].reason == "completed"
 
@@ -138,4 +138,4 @@ async def test_a_learning_rate_with_a_schedule_is_rejected() -> None:
         receipt = events.post(SetLearningRate(0.5))
         await calls(events, model)
         with pytest.raises(ControlRejectedError, match="LearningRateSchedule"):
-            await receipt
+            await receipt.wait(30)

@@ -21,7 +21,7 @@ from fitbus import (
 )
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.keras import PublishEvents
-from fitbus.testing import EventRecorder
+from fitbus.testing import EventRecorder, Gate
 
 from ._plain_fit import calls
 from ._unmodified import Pair, pair, x, y
@@ -145,6 +145,62 @@ async def test_a_stop_of_another_keras_callback_is_told(models: Pair) -> None:
         await calls(events, models.theirs, epochs=9, callbacks=[events, stops])
     assert [event.reason for event in recorder.of(TrainEnd)] == ["stopped"]
     assert len(recorder.of(EpochEnd)) == 2
+
+
+async def test_a_cancelled_fit_ends_at_the_next_batch(models: Pair) -> None:
+    """By `publisher.cancel`: `fit` raises it, and the end is told."""
+    recorder = EventRecorder()
+    events: PublishEvents
+
+    def cancels(event: BatchEnd) -> None:
+        assert events.publisher is not None
+        events.publisher.cancel(0)
+
+    async with fitbus.Bus() as bus:
+        bus.add(recorder)
+        bus.add(cancels)
+        events = PublishEvents(bus)
+        with pytest.raises(fitbus.errors.RunCancelledError):
+            await calls(events, models.theirs, epochs=5)
+    assert [event.reason for event in recorder.of(TrainEnd)] == ["cancelled"]
+    assert len(recorder.of(BatchEnd)) == 1
+
+
+async def test_a_bus_that_closes_meanwhile_lets_the_fit_end(models: Pair) -> None:
+    """What comes later has nobody to hear it; Keras goes on."""
+    gate = Gate()
+    seen: list[int] = []
+
+    async def watches(event: BatchEnd) -> None:
+        seen.append(event.step)
+
+    def holds(event: BatchEnd) -> None:
+        if event.step == 2:
+            gate.pass_sync()
+
+    bus = fitbus.Bus()
+    events = PublishEvents(bus)
+    async with anyio.create_task_group() as group, bus:
+        bus.add(watches)
+        bus.add(holds)
+        group.start_soon(calls, events, models.theirs)
+        await gate.wait_arrived()
+        gate.open()
+    assert seen[:2] == [1, 2]
+    assert int(models.theirs.optimizer.iterations) == 3
+
+
+async def test_two_fits_at_once_on_one_bus(models: Pair) -> None:
+    """Each a run of its own, in a thread and with an object of its own."""
+    recorder = EventRecorder()
+    async with fitbus.Bus() as bus:
+        bus.add(recorder)
+        async with anyio.create_task_group() as group:
+            for model in (models.theirs, models.ours):
+                group.start_soon(calls, PublishEvents(bus), model)
+    for run in ("fit-1", "fit-2"):
+        mine = [event.seq for event in recorder.events if event.run == run]
+        assert mine == list(range(4 + 2 * 3))
 
 
 async def test_training_in_the_thread_of_the_loop_is_refused(models: Pair) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import pytest
 
+import fitbus
+
 from ._unmodified import Pair, check_same, close, pair, x, y
 
 Base: Any = keras.callbacks.Callback
@@ -138,3 +140,36 @@ def test_hooks_of_batches_that_look_away_cost_no_copy(models: Pair) -> None:
         callback = kind(models.ours)
         models.by_fitbus([callback])
         assert len({id(array) for array in callback.kept}) == copies
+
+
+def test_hooks_may_train_the_model_by_themselves(models: Pair) -> None:
+    """`train_on_batch` in a batch: its update counts, as in Keras."""
+
+    class Trains(Base):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.train_on_batch(x[:16], y[:16])
+
+    ours, theirs = models.both(lambda: [Trains()])
+    assert close(ours.weights, theirs.weights)
+    assert int(models.ours.optimizer.iterations) == 6
+
+
+def test_keras_callbacks_work_in_what_a_fitbus_callback_predicts(models: Pair) -> None:
+    """`self.model.predict(x, callbacks=[...])`: with the state of that moment."""
+    kernels: list[Any] = []
+
+    class Looks(Base):
+        def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
+            kernels.append(self.model.get_weights()[0])
+
+    class Ours(fitbus.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.model.predict(x[:4], callbacks=[Looks()])
+            kernels.append(self.model.get_weights()[0])
+
+    models.reset()
+    models.by_fitbus([Ours()], epochs=2)
+    assert len(kernels) == 4
+    assert close(kernels[0], kernels[1])
+    assert close(kernels[2], kernels[3])
+    assert not close(kernels[0], kernels[2])

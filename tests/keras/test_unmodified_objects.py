@@ -201,3 +201,21 @@ def test_hooks_may_return_controls(models: Pair) -> None:
     assert found.result.epoch == [0, 1]
     assert recorder.of(TrainEnd)[0].detail == "enough"
     assert recorder.of(TrainEnd)[0].source.endswith("Returns")
+
+
+def test_a_wrapped_object_can_be_used_again(models: Pair) -> None:
+    """`KerasCallback` itself in the list, in two fits one after the other."""
+    stops = keras.callbacks.EarlyStopping("loss", min_delta=100, patience=1)
+    wrapped = fitbus.keras.KerasCallback(stops)
+    models.reset()
+    for _ in range(2):
+        assert models.by_fitbus([wrapped], epochs=5).result.epoch == [0, 1]
+
+
+def test_an_object_that_stands_twice_in_the_list_is_called_twice(models: Pair) -> None:
+    """As in Keras."""
+    told: list[int] = []
+    twice = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: told.append(epoch))
+    models.reset()
+    models.by_fitbus([twice, twice], epochs=2)
+    assert told == [0, 0, 1, 1]

@@ -73,7 +73,7 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
 
     Attributes:
         run: The id of the live run, or of the last one; None before the first.
-        publisher: Its end of the bus; None before.
+        publisher: Its end of the bus; None before. Its `cancel(0)` ends `fit` at the next batch.
 
     Raises:
         InvalidArgumentError: `bus` is no bus.
