@@ -76,6 +76,7 @@ class Engine:
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
         called_off: Whether data that the thread waits for aren't wanted any more.
+        beside: Whether another run is live, for which the task got ready.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Engine:
         self.preparation = preparation or Preparation()
         self.stop_evaluation = False
         self.activity = "starting"
+        self.beside = False
         self.evaluate: Callable[[], dict[str, float]] | None = None
         self.called_off: Callable[[], bool] = lambda: self.stopping
         self.pipeline: Settles | None = None
@@ -136,7 +138,7 @@ class Engine:
     def prepare(self, feed: Feed) -> None:
         """Lets a task that wants to see the first batch get ready for a call."""
         prepare = getattr(self.steps.task, "prepare", None)
-        if prepare is None:
+        if prepare is None or self.beside:
             return
         self.activity = "waiting for the first batch"
         first = feed.peek()

@@ -88,6 +88,7 @@ class Nested:
                 flight=Flight("auto", trainer.flush_s),
                 inbox=run.inbox,
             )
+            engine.beside = True
             run.driver.lead(engine)
             try:
                 with contextlib.closing(self._feed):
