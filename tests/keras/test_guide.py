@@ -35,6 +35,7 @@ def models() -> Pair:
     return pair()
 
 
+@pytest.mark.slow  # compiles for its own sizes, in both libraries
 def test_each_hook_is_called_in_keras_order_with_its_logs(models: Pair) -> None:
     """A fit of four batches, validated on four; then evaluate and predict."""
     random = np.random.default_rng(1)
