@@ -43,8 +43,8 @@ class KerasCallback(Callback):
 
     An object that isn't of Keras' class, or has a `model` of its own, costs a copy of the state at
     each of its hooks; one of Keras' class pays only where it asks for `self.model`.
-    What closes over the model, rather than ask for `self.model`, sees the state of the moment in all
-    hooks but those of batches; of what it writes there, only a learning rate counts.
+    What closes over the model, rather than ask for `self.model`, sees the state of that moment in
+    all hooks but those of batches; of what it writes in these, only a learning rate counts.
 
     Args:
         callback: The object. Hooks that it doesn't override cost nothing.
