@@ -84,6 +84,8 @@ class KerasCallback(Callback):
 
         Raises:
             FitbusError: It needs something that isn't installed.
+            InvalidArgumentError: It needs a Keras model, or another callback sets the learning rate
+                already. Before the first step: a schedule in the optimizer does.
         """
         task = run.trainer.steps.task
         own = type(self._callback).__module__.startswith("keras.")
@@ -105,6 +107,7 @@ class KerasCallback(Callback):
         self._begun = False
         if own and self._label in _ADD_LEARNING_RATE:
             run.preparation.added_logs |= {"learning_rate"}
+            run.preparation.claim("learning_rate", f"keras.callbacks.{self._label}")
         elif "on_epoch_end" in vars(self) and (not own or self._label == "LambdaCallback"):
             run.open_logs = True
 
