@@ -65,7 +65,8 @@ class SwapEMAWeights(Callback):
             of the next one, so that a callback after this one saves them. After the last epoch they
             stay, unless training failed or was cancelled.
         ema: `(state) ->` the averages, a pytree as `state.params`, or an `optax.EmaState` of one.
-            Otherwise `state.extra["ema"]`, or `state.extra` itself, is such.
+            Otherwise the task's `averages(state)` gives them, where it has that method, as a
+            `KerasTask` does; or else `state.extra["ema"]`, or `state.extra` itself, is such.
         decay: That of an `optax.EmaState`, which begins at zero: it is divided by
             1 - decay ** count, as `optax.ema(decay, debias=True)` does.
 
@@ -176,7 +177,14 @@ class SwapEMAWeights(Callback):
         self.run.post(update, self._label).result()
 
     def _averages(self, state: TrainState) -> Any:
-        found = self._ema(state) if self._ema is not None else _kept(state.extra)
+        assert self.run is not None
+        task_s: Callable[[TrainState], Any] | None = getattr(
+            self.run.trainer.steps.task, "averages", None
+        )
+        if self._ema is not None:
+            found = self._ema(state)
+        else:
+            found = _kept(state.extra) if task_s is None else task_s(state)
         if found is None:
             raise InvalidArgumentError(
                 "SwapEMAWeights",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from importlib.util import find_spec
 from typing import Any, final
 
@@ -14,6 +14,7 @@ from fitbus.bus import is_coroutine_function
 from fitbus.callbacks import Callback
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.keras._link import ModelLink
+from fitbus.keras._remembered import remembered
 from fitbus.keras._task import KerasTask
 from fitbus.train import Run
 
@@ -107,7 +108,8 @@ class KerasCallback(Callback):
         self._begun = False
         if own and self._label in _ADD_LEARNING_RATE:
             run.preparation.added_logs |= {"learning_rate"}
-            run.preparation.claim("learning_rate", f"keras.callbacks.{self._label}")
+            if not run.preparation.owner("learning_rate").startswith("keras.callbacks."):
+                run.preparation.claim("learning_rate", f"keras.callbacks.{self._label}")
         elif "on_epoch_end" in vars(self) and (not own or self._label == "LambdaCallback"):
             run.open_logs = True
 
@@ -125,6 +127,15 @@ class KerasCallback(Callback):
             raise self._lacks(str(error.name or error)) from error
         if callable(set_params := getattr(self._callback, "set_params", None)):
             set_params(dict(self.params))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the object remembers: its plain attributes, but for those it was made with."""
+        return remembered(self._callback)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Sets them again."""
+        for name, value in state.items():
+            setattr(self._callback, name, value)
 
     def _called(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         by_keyword = "batch" in name and not _takes(hook, 2)  # as Keras calls those

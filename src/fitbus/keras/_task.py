@@ -7,12 +7,12 @@ import threading
 from typing import Any, final
 
 import jax
-import jax.numpy as jnp
 import keras
+import numpy as np
 
 from fitbus.errors import InvalidArgumentError
 from fitbus.keras._metrics import ModelMetrics
-from fitbus.keras._variables import Variables, count_of
+from fitbus.keras._variables import Variables, copied, count_of, keeps_averages
 from fitbus.train import Batch, Metrics, TrainState
 
 __all__ = ["KerasTask"]
@@ -142,7 +142,7 @@ class KerasTask:
     def finish(self, state: TrainState) -> TrainState:
         """Lets the optimizer finish: one that averages the weights may put the averages there."""
         optimizer = self.model.optimizer
-        if self._begun is None or int(state.step) == self._begun or not _averages(optimizer):
+        if self._begun is None or int(state.step) == self._begun or not keeps_averages(optimizer):
             return state
         self.variables.write(self.variables.values(copied(state)))
         if count_of(optimizer) == 0:
@@ -175,6 +175,10 @@ class KerasTask:
             )
         ]
         return dataclasses.replace(state, params=parts[0], extra=parts[1])
+
+    def averages(self, state: TrainState) -> list[Any] | None:
+        """The averages that an optimizer with `use_ema` keeps of the trainable variables."""
+        return self.variables.averages(state)
 
     # What is compiled.
 
@@ -259,7 +263,7 @@ class KerasTask:
     def _given(self, state: TrainState, variables: Variables) -> TrainState:
         """A state that the trainer was given, if it is one of this model."""
         own = variables.read(state.key, state.step)
-        if jax.tree.map(jnp.shape, own) != jax.tree.map(jnp.shape, state):
+        if jax.tree.map(np.shape, own) != jax.tree.map(np.shape, state):
             raise InvalidArgumentError("params", "a TrainState", "give a state of this model")
         self._made = True
         return state
@@ -283,15 +287,3 @@ def _own_test_step(model: Any, before: Any, batch: Batch, kept: list[Any]) -> An
 
 def _with(step: Any, model: Any) -> Any:
     return lambda before, batch, kept: step(model, before, batch, kept)
-
-
-def copied(state: TrainState) -> TrainState:
-    """A copy of each array: what is donated to a step must be nobody else's."""
-    return jax.tree.map(jnp.copy, state)  # type: ignore[no-any-return]  # jax returns Any
-
-
-def _averages(optimizer: Any) -> bool:
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    parts = getattr(optimizer, "_inner_optimizers", None) or [optimizer]
-    return any(part.use_ema for part in parts)

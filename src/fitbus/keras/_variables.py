@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, final
 
+import jax
 import jax.numpy as jnp
 import keras
 
 from fitbus.train import TrainState
 
-__all__ = ["OptimizerState", "Variables", "count_of", "learning_rates"]
+__all__ = [
+    "OptimizerState",
+    "Variables",
+    "copied",
+    "count_of",
+    "keeps_averages",
+    "learning_rates",
+]
 
 
 class OptimizerState(NamedTuple):
@@ -77,6 +85,16 @@ class Variables:
         """The state's arrays, in the order of `all`."""
         return [*state.params, *state.extra, *self.unpacked(state.opt_state)]
 
+    def averages(self, state: TrainState) -> list[Any] | None:
+        """The averages of the trainable variables that the optimizer keeps; None without any."""
+        optimizer = self.model.optimizer
+        while hasattr(optimizer, "inner_optimizer"):
+            optimizer = optimizer.inner_optimizer
+        if not getattr(optimizer, "use_ema", False) or hasattr(optimizer, "_inner_optimizers"):
+            return None
+        kept = dict(zip(map(id, self.optimizer), self.unpacked(state.opt_state), strict=True))
+        return [kept[id(v)] for v in optimizer._model_variables_moving_average]  # noqa: SLF001  # there is no public one
+
     def write(self, values: list[Any]) -> None:
         """Puts arrays into the variables."""
         for variable, value in zip(self.all, values, strict=True):
@@ -131,3 +149,16 @@ def learning_rates(optimizer: Any) -> dict[str, Any]:
                 found[f"{name}_{len(found)}" if name in found else name] = rate
         return found
     return {"learning_rate": optimizer._learning_rate}  # noqa: SLF001  # the public one is its value
+
+
+def keeps_averages(optimizer: Any) -> bool:
+    """Whether it, or one that is in it, keeps averages of the weights."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    parts = getattr(optimizer, "_inner_optimizers", None) or [optimizer]
+    return any(part.use_ema for part in parts)
+
+
+def copied(state: TrainState) -> TrainState:
+    """A copy of each array: what is donated to a step must be nobody else's."""
+    return jax.tree.map(jnp.copy, state)  # type: ignore[no-any-return]  # jax returns Any

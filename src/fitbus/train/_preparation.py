@@ -134,6 +134,10 @@ class Preparation:
             )
         self._owners[hyperparameter] = owner
 
+    def owner(self, hyperparameter: str) -> str:
+        """The callback that sets a hyperparameter; an empty text if none does."""
+        return self._owners.get(hyperparameter, "")
+
     def ask_at(self, step: int, source: str, ask: Ask) -> None:
         """Asks for a control exactly before an update, without holding training anywhere else.
 

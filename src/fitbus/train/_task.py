@@ -57,6 +57,7 @@ class Task(Protocol):
       not if that was lost (`StateLostError`). It may be kept: the next run works on a copy;
     - `weights(state)` and `with_weights(state, weights) -> state`, a pytree of arrays, if what
       callbacks keep and put back as the weights is more than `state.params`;
+    - `averages(state)`, a pytree as `state.params`, or None, if it keeps averages of them;
     - `pad = False`, if a short last batch must not be filled up (it is compiled a second time);
     - `weights_as_given = True`, beside it, if `batch.weight` is to be None where nobody gave
       weights, and may be any pytree of arrays where somebody did.
