@@ -22,6 +22,7 @@ SMALL = [
     "beside_other_work",
     "custom_event_and_control",
     "keras_guide",
+    "keras_model",
     "loop_by_hand",
     "two_optimizers",
 ]

@@ -217,13 +217,13 @@ def _weights(argument: str, weight: Any, count: int, *, as_given: bool) -> Any:
 
 def _by_class(class_weight: Mapping[int, float], y: Any, weight: Any) -> Any:
     """The weights of the classes of examples that may have weights of their own."""
-    if weight is not None and np.shape(weight) != (rows(y, "y"),):
+    found = weight_by_class(class_weight, y)
+    if weight is not None and np.shape(weight) != found.shape:
         raise InvalidArgumentError(
             "class_weight",
             dict(class_weight),
             "multiply it into weights that are by output or time",
         )
-    found = weight_by_class(class_weight, y)
     return found if weight is None else weight * found
 
 
