@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Callback", "Logs"]
 
 Logs = dict[str, Any]
+
+_logger = logging.getLogger("fitbus")
 
 
 class Callback:
@@ -43,7 +46,8 @@ class Callback:
         buffer_size: What that mailbox holds.
         on_error: What an error of a hook does.
         adds_logs: Whether its `on_epoch_end` may add names to the logs, or the names that it may
-            add. A monitor of a name that nobody can add is refused before the first step.
+            add. A monitor of a name that nobody can add is refused before the first step; if it
+            can't be told what may be added, since this is True, a warning is logged instead.
     """
 
     overflow: ClassVar[Overflow] = "block"
@@ -142,8 +146,14 @@ class Callback:
         """Takes back what `state_dict` gave."""
 
     def _check_names(self, names: frozenset[str]) -> None:
-        if self.run is not None and not self.run.open_logs:
+        if self.run is None:
+            return
+        try:
             self.check_log_names(names | self.run.preparation.added_logs)
+        except InvalidArgumentError as error:
+            if not self.run.open_logs:
+                raise
+            _logger.warning("unless a callback adds it (`adds_logs` says which may): %s", error)
 
     def _overridden(self, name: str) -> Callable[..., Any] | None:
         """A hook that isn't this class' own."""
