@@ -101,7 +101,7 @@ async def test_a_training_that_begins_in_a_table_has_its_value_from_the_first_st
     assert await values(scheduler) == [0.25] * 8
     assert await values(scheduler) == [0.25] * 2 + [0.125] * 6
     assert await values(scheduler) == [0.125] * 8
-    assert scheduler.state_dict() == {}
+    assert scheduler.state_dict()["value"] == 0.125
 
 
 async def test_a_function_by_step_is_asked_before_each_step() -> None:

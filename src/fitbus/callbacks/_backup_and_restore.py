@@ -43,7 +43,10 @@ class BackupAndRestore(Callback):
 
     Callbacks are told apart by their types, and those of one type by their order. What a callback
     remembers is taken back after all `on_train_begin` hooks. `self.run.preparation.resumed`
-    tells an `on_train_begin` hook of a training that goes on.
+    tells an `on_train_begin` hook of a training that goes on. Within an epoch, `on_epoch_begin` of
+    that epoch is called again, in Keras' objects too; what fitbus' schedulers and Keras'
+    `LearningRateScheduler` set there isn't set a second time, and a hook of yours that shouldn't
+    act twice can ask `self.run.preparation.began_before(epoch)`.
 
     Differs from Keras in what it keeps: there, only the weights and the number of the epoch are. So
     a backup within an epoch goes on with the next batch, not with the first one of that epoch; the

@@ -33,7 +33,7 @@ class LearningRateScheduler(Callback):
     Differs from Keras in: whether the function takes the learning rate is told by its signature,
     where Keras calls it again without, whatever `TypeError` it raised within; an Optax schedule,
     which returns an array of one number, can be given; and a result that is NaN, infinite or
-    negative is refused.
+    negative is refused. An epoch that a training goes on with within keeps its learning rate.
 
     Args:
         schedule: `(epoch, learning_rate) -> learning_rate`, or `(epoch) -> learning_rate`: any
@@ -63,6 +63,9 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Sets it."""
+        assert self.run is not None
+        if self.run.preparation.began_before(epoch):
+            return  # the backup has what it set, and what others made of it since
         if self._takes_rate:
             found = self.schedule(epoch, float(self.model.optimizer.learning_rate))
         else:

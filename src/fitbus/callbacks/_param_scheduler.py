@@ -34,7 +34,8 @@ class ParamScheduler(Callback):
     change; a function, a call on the host before each step, and that wait before each step for
     which its value is another one. A smooth schedule that is
     known before training costs nothing where it is given to the optimizer itself, `Supervised(...,
-    learning_rate=optax.cosine_decay_schedule(...))`.
+    learning_rate=optax.cosine_decay_schedule(...))`. A training that goes on sets nothing that was
+    set before.
 
     >>> warm_up = ParamScheduler("learning_rate", {0: 1e-4, 100: 1e-3, 5000: 1e-4})
     >>> less_decay = ParamScheduler("weight_decay", lambda epoch: 0.1 / (1 + epoch), by="epoch")
@@ -64,6 +65,7 @@ class ParamScheduler(Callback):
     adds_logs: ClassVar[bool | frozenset[str]] = frozenset()  # its own name: see `attach`
 
     value: float | None
+    _before: float | None
 
     def __init__(
         self,
@@ -102,8 +104,9 @@ class ParamScheduler(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """By epoch, it sets the value."""
-        if self.by == "epoch":
-            assert self.run is not None
+        assert self.run is not None
+        # In an epoch that is gone on with, the backup has what it set, and what came since.
+        if self.by == "epoch" and not self.run.preparation.began_before(epoch):
             control = self._control(epoch)
             if control is not None:
                 self.run.post(control, self._label).result()
@@ -115,9 +118,17 @@ class ParamScheduler(Callback):
         if logs is not None and value is not None:
             logs[self.hyperparameter] = value
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has set last, and before."""
+        return {"value": self.value, "before": self._before, "since": self._since}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes it back: what was set already isn't set again."""
+        self.value, self._before, self._since = state["value"], state["before"], state["since"]
+
     def _begin(self) -> None:
         self.value = None
-        self._before: float | None = None
+        self._before = None
         self._since = 0
 
     def _ask(self, step: int) -> tuple[SetHyperparameter | None, int | None]:

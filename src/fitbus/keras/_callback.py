@@ -80,6 +80,11 @@ class KerasCallback(Callback):
         """The name of the object's class."""
         return type(self._callback).__qualname__
 
+    @property
+    def _kind(self) -> str:
+        """The object's class: what one object remembers is never another's."""
+        return f"{type(self._callback).__module__}.{type(self._callback).__qualname__}"
+
     def attach(self, run: Run[Any]) -> None:
         """Subscribes its hooks to a run; `callbacks=[...]` calls it.
 
@@ -140,7 +145,12 @@ class KerasCallback(Callback):
     def _called(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         by_keyword = "batch" in name and not _takes(hook, 2)  # as Keras calls those
 
+        # In an epoch that is gone on with, the backup has the rate that this one set.
+        once = name == "on_epoch_begin" and _is_rate_scheduler(self._callback)
+
         def with_index(index: int, logs: dict[str, Any] | None = None) -> Any:
+            if once and self.run is not None and self.run.preparation.began_before(index):
+                return None
             with self._lent(name):
                 return hook(index, logs=logs) if by_keyword else hook(index, logs)
 
@@ -168,6 +178,12 @@ class KerasCallback(Callback):
             f"keras.callbacks.{self._label} needs {missing}, which isn't installed; use"
             f" fitbus.callbacks.{self._label}, which does without"
         )
+
+
+def _is_rate_scheduler(callback: Any) -> bool:
+    """Whether it begins epochs as Keras' own `LearningRateScheduler` does."""
+    own = keras.callbacks.LearningRateScheduler
+    return getattr(type(callback), "on_epoch_begin", None) is own.on_epoch_begin
 
 
 def _takes(hook: Callable[..., Any], count: int) -> bool:

@@ -85,7 +85,8 @@ class Preparation:
         added_logs: Names that callbacks may add to the logs of an epoch.
         restorers: Asked, in order, before the run begins; the first answer that isn't None counts.
         resumed: Where a training that goes on begins, known in `on_train_begin`; else None.
-        callbacks: The run's callback objects, in order, with what they remember.
+        callbacks: The run's callback objects, in order, each with the name under which a
+            checkpoint keeps what it remembers.
         planned: Who is asked at a step to come, soonest first; see `ask_at`.
         boundaries: Called in the training thread at each boundary of a training's batches and
             epochs, when all handlers of what came before have finished: for what must see the state
@@ -103,7 +104,7 @@ class Preparation:
         self.added_logs: frozenset[str] = frozenset()
         self.restorers: list[Callable[[], Restored | None]] = []
         self.resumed: Position | None = None
-        self.callbacks: list[Remembers] = []
+        self.callbacks: list[tuple[str, Remembers]] = []
         self.boundaries: list[Callable[[Engine], object]] = []
         self.unwinding: list[Callable[[Engine, BaseException | None], object]] = []
         self.endings: list[Callable[[], object]] = []
@@ -191,6 +192,11 @@ class Preparation:
                     " learning_rate=1e-3`, or build it with `optax.inject_hyperparams`",
                 )
 
+    def began_before(self, epoch: int) -> bool:
+        """Whether an epoch is gone on with: what was done at its beginning is in the backup."""
+        resumed = self.resumed
+        return resumed is not None and resumed.batch > 0 and resumed.epoch == epoch
+
     def restored(self) -> Restored | None:
         """What was found to go on with."""
         for restore in self.restorers:
@@ -200,14 +206,14 @@ class Preparation:
         return None
 
     def callback_states(self) -> list[tuple[str, dict[str, Any]]]:
-        """What the run's callbacks remember, in order, each under the name of its type.
+        """What the run's callbacks remember, in order, each under its name.
 
         Those whose hooks run beside training are asked as they are at that moment.
         """
-        return [(type(c).__qualname__, c.state_dict()) for c in self.callbacks]
+        return [(name, callback.state_dict()) for name, callback in self.callbacks]
 
     def load_callback_states(self, states: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Gives each callback its own back: the n-th of a type gets the n-th of that name.
+        """Gives each callback its own back: the n-th of a name gets the n-th of it.
 
         Warns of those that get none though they remember something, and of states left over.
         """
@@ -215,8 +221,7 @@ class Preparation:
         for name, state in states:
             left.setdefault(name, []).append(state)
         anew: Counter[str] = Counter()
-        for callback in self.callbacks:
-            name = type(callback).__qualname__
+        for name, callback in self.callbacks:
             if found := left.get(name):
                 if not (state := found.pop(0)):
                     continue
