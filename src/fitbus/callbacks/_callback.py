@@ -68,6 +68,11 @@ class Callback:
         return type(self).__qualname__
 
     @property
+    def _kind(self) -> str:
+        """The name under which a checkpoint keeps what it remembers."""
+        return type(self).__qualname__
+
+    @property
     def model(self) -> Any:
         """The Keras-shaped view of the run; typed loosely, since Keras' own may stand here."""
         return self._model
@@ -109,7 +114,7 @@ class Callback:
                     break
         warn_of_misspelt(self, lambda name: self._overridden(name) is None)
         run.preparation.check_logs(self._check_names)
-        run.preparation.callbacks.append(self)
+        run.preparation.callbacks.append((self._kind, self))
         if type(self).restore is not Callback.restore:
             run.preparation.restorers.append(self.restore)
         if hooks:
