@@ -63,7 +63,7 @@ NUMBERS: list[tuple[str, Any, str]] = [
     *(("validation_steps", value, WHOLE) for value in (0, "1")),
     *(("steps_per_execution", value, WHOLE) for value in (0, None)),
     *(("verbose", value, "allowed are 0, 1, 2, 'auto'") for value in (3, -1, "yes", 1.0, None)),
-    *(("shuffle", value, "allowed are True, False") for value in ("batch", 1, None)),
+    *(("shuffle", value, "allowed are True, False, 'batch'") for value in ("all", 1, None)),
     *(
         ("validation_split", value, "give a fraction of at least 0 and below 1")
         for value in (1.0, -0.1, math.nan, "a", True)
@@ -76,7 +76,7 @@ NUMBERS: list[tuple[str, Any, str]] = [
     *(("drain_s", value, "give seconds, a number of at least 0") for value in (-1, "a", None)),
     *(
         ("class_weight", value, "give a dict of class indices to finite weights")
-        for value in ([1, 2], {0: -1}, {}, {"a": 1}, {0.5: 1}, {0: math.nan}, 3)
+        for value in ([1, 2], {0: -1}, {}, {"a": 1}, {0.5: 1}, {0: 1, "0": 2}, {0: math.nan}, 3)
     ),
 ]
 

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
-from fitbus.train._arrays import rows
-from fitbus.train._data import is_arrays, source
+from fitbus.train._arrays import Shuffle, rows, tupled
+from fitbus.train._data import arrays_of, is_arrays, source
 from fitbus.train._feed import Feed
 from fitbus.train._fit import FitJob
 from fitbus.train._pass import Pull
@@ -45,8 +45,8 @@ class FitOptions(TypedDict, total=False):
     callbacks: Iterable[Any] | None
     validation_split: float
     validation_data: Any
-    shuffle: bool
-    class_weight: Mapping[int, float] | None
+    shuffle: Shuffle
+    class_weight: Mapping[int, float] | Mapping[str, float] | None
     sample_weight: Any
     initial_epoch: int
     steps_per_epoch: int | None
@@ -77,7 +77,7 @@ class FitArguments:
     verbose: Verbose = 0
     validation_split: float = 0.0
     validation_data: Any = None
-    shuffle: bool = True
+    shuffle: Shuffle = True
     class_weight: Any = None
     sample_weight: Any = None
     initial_epoch: int = 0
@@ -96,8 +96,8 @@ class FitArguments:
         positive("validation_batch_size", self.validation_batch_size, none=True)
         positive("steps_per_execution", self.steps_per_execution)
         verbosity(self.verbose)
-        if not isinstance(self.shuffle, bool):
-            raise InvalidArgumentError("shuffle", self.shuffle, "allowed are True, False")
+        if not isinstance(self.shuffle, bool) and self.shuffle != "batch":
+            raise InvalidArgumentError("shuffle", self.shuffle, "allowed are True, False, 'batch'")
         split = self.validation_split
         if isinstance(split, bool) or not isinstance(split, int | float) or not 0 <= split < 1:
             raise InvalidArgumentError(
@@ -152,7 +152,7 @@ class FitArguments:
                 batch_size=(not training and self.validation_batch_size)
                 or self.batch_size
                 or BATCH_SIZE,
-                shuffle=self.shuffle and training,
+                shuffle=self.shuffle if training else False,
                 seed=seed,
                 pad=pad,
                 pull=pull,
@@ -178,7 +178,7 @@ class FitArguments:
         )
 
     def _validation_parts(self, validation: Any) -> tuple[Any, Any, Any]:
-        if isinstance(validation, tuple) and validation and all(map(is_arrays_or_none, validation)):
+        if _is_arrays_with_targets(validation):
             if len(validation) > 3:
                 raise InvalidArgumentError(
                     "validation_data",
@@ -196,6 +196,7 @@ class FitArguments:
                 self.validation_split,
                 "it works on arrays only; give validation_data for batches",
             )
+        x, y, weight = arrays_of("x", x), arrays_of("y", y), tupled(weight)
         count = rows(x)
         if y is not None and rows(y, "y") != count:
             raise DataError("y", f"it has {rows(y, 'y')} examples, and x has {count}")
@@ -207,7 +208,8 @@ class FitArguments:
                 f"of {count} examples it leaves {at} to train on and {count - at} to validate on;"
                 " both need at least one",
             )
-        if weight is not None and np.ndim(weight) == 1:
+        several = isinstance(weight, tuple) and any(np.ndim(part) > 0 for part in weight)
+        if weight is not None and not several and np.ndim(weight) == 1:
             weight = check_weight("sample_weight", weight, count)
 
         def part(tree: Any, picked: slice) -> Any:
@@ -222,9 +224,14 @@ class FitArguments:
         )
 
 
-def is_arrays_or_none(value: Any) -> bool:
-    """Whether it may be a part of `(x, y, sample_weight)`."""
-    return value is None or is_arrays(value)
+def _is_arrays_with_targets(data: Any) -> bool:
+    """Whether it is `(x, y, sample_weight)`, or the beginning of it, and not batches."""
+    if not isinstance(data, tuple) or not data:
+        return False
+    several = len(data) > 1  # of one alone, a list is one of batches
+    return all(
+        part is None or is_arrays(part) or (several and isinstance(part, list)) for part in data
+    )
 
 
 def positive(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import Any, Literal, TypeAlias, final
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,9 @@ from fitbus.train._context import ones, sent
 from fitbus.train._source import HostBatch, Source
 from fitbus.train._task import Batch
 
-__all__ = ["ArraySource", "pick_rows", "rows"]
+__all__ = ["ArraySource", "Shuffle", "pick_rows", "rows", "tupled"]
+
+Shuffle: TypeAlias = bool | Literal["batch"]  # "batch": within each batch only
 
 
 @final
@@ -32,7 +34,7 @@ class ArraySource(Source):
         weight: Any,
         *,
         batch_size: int,
-        shuffle: bool,
+        shuffle: Shuffle,
         seed: tuple[int, ...],
         pad: bool,
         as_given: bool = False,
@@ -55,9 +57,12 @@ class ArraySource(Source):
     def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
         """Begins a pass."""
         order: np.ndarray[Any, Any] | None = None
-        if self._shuffle:
-            order = np.random.default_rng([*self.order, number]).permutation(self._count)
         size = self._size
+        if self._shuffle:
+            generator = np.random.default_rng([*self.order, number])
+            order = generator.permutation(self._count)
+            if self._shuffle == "batch":  # sorted by batch; stably
+                order = order[np.argsort(order // size, kind="stable")]
         if self._weight is None and not self._as_given:
             self._ones = ones(size)  # here: under the JAX settings of the run
         for start in range(first * size, self._count - size + 1, size):
@@ -109,6 +114,14 @@ def rows(tree: Any, argument: str = "x") -> int:
     if len(counts) > 1:
         raise DataError(argument, f"its arrays have different lengths: {sorted(counts)}")
     return counts.pop()
+
+
+def tupled(value: Any) -> Any:
+    """A list of arrays, as Keras' users write several inputs or outputs, as a tuple of them."""
+    several = isinstance(value, list) and all(
+        isinstance(item, np.ndarray | jax.Array) and item.ndim > 0 for item in value
+    )
+    return tuple(value) if several and value else value
 
 
 def pick_rows(leaf: Any, picked: Any) -> Any:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sized,
+)
 from typing import Any, final
 
 import jax
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
-from fitbus.train._arrays import ArraySource, pick_rows, rows
+from fitbus.train._arrays import ArraySource, Shuffle, pick_rows, rows, tupled
 from fitbus.train._context import ones, sent
 from fitbus.train._pass import Pass, Pull
 from fitbus.train._source import HostBatch, Source
 from fitbus.train._task import Batch
 from fitbus.train._weights import check_class_weight, check_weight, weight_by_class
 
-__all__ = ["IterableSource", "is_arrays", "source"]
+__all__ = ["IterableSource", "arrays_of", "is_arrays", "lists_told", "source"]
 
 
 @final
@@ -124,7 +132,7 @@ def source(
     *,
     argument: str,
     batch_size: int,
-    shuffle: bool,
+    shuffle: Shuffle,
     seed: tuple[int, ...],
     pad: bool,
     pull: Pull,
@@ -143,7 +151,7 @@ def source(
                 "sample_weight", sample_weight, "batches bring their own: (x, y, sample_weight)"
             )
         return IterableSource(argument, x, pull, pad=pad, class_weight=by_class, as_given=as_given)
-    x, y = _as_arrays("x", x), _as_arrays("y", y)
+    x, y = arrays_of("x", x), arrays_of("y", y)
     count = rows(x, argument)
     if count == 0:
         raise DataError(argument, "it is empty; there is nothing to go through")
@@ -176,14 +184,39 @@ def is_arrays(x: Any) -> bool:
     )
 
 
-def _as_arrays(argument: str, tree: Any) -> Any:
+@contextlib.contextmanager
+def lists_told(x: Any, y: Any = None) -> Generator[None, None, None]:
+    """Notes on an error that a list of arrays was taken as batches: perhaps it wasn't meant so."""
+    try:
+        yield
+    except Exception as error:
+        if y is None and isinstance(x, list) and isinstance(tupled(x), tuple):
+            error.add_note(
+                "fitbus: x is a list of arrays, and `y` isn't given: each of them was a batch."
+                " Several inputs are given as a tuple: (a, b)"
+            )
+        raise
+
+
+def arrays_of(argument: str, tree: Any) -> Any:
+    """A tree of arrays, of which a list of numbers, or of lists of them, is one.
+
+    Raises:
+        DataError: Something isn't an array of numbers.
+    """
+    tree = tupled(tree)
     if isinstance(tree, Iterator | AsyncIterator):
         raise DataError(
             argument,
             f"found {type(tree).__name__}; x and y are arrays, or batches (x, y) come as x alone",
         )
     if isinstance(tree, list):
-        tree = np.asarray(tree)
+        try:
+            tree = np.asarray(tree)
+        except ValueError as error:
+            raise DataError(
+                argument, "found a list of parts of different lengths; give arrays of numbers"
+            ) from error
 
     def check(leaf: Any) -> Any:
         if isinstance(leaf, jax.Array):
@@ -207,7 +240,7 @@ def _weights(argument: str, weight: Any, count: int, *, as_given: bool) -> Any:
     )
     if not as_given or not (several or getattr(given, "ndim", 1) > 1):
         return check_weight(argument, weight, count)
-    tree = _as_arrays(argument, given)
+    tree = arrays_of(argument, given)
     if (found := rows(tree, argument)) != count:
         raise DataError(argument, f"it has weights for {found} examples of {count}")
     return jax.tree.map(

@@ -16,6 +16,8 @@ from fitbus.train._arguments import (
     positive,
     seconds,
 )
+from fitbus.train._arrays import Shuffle
+from fitbus.train._data import lists_told
 from fitbus.train._evaluate import EvaluateJob
 from fitbus.train._feed import Feed
 from fitbus.train._history import History
@@ -100,8 +102,8 @@ class Trainer:
         callbacks: Iterable[Any] | None = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
+        shuffle: Shuffle = True,
+        class_weight: Mapping[int, float] | Mapping[str, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -118,10 +120,11 @@ class Trainer:
         and leaves `trainer.state` at the last completed step.
 
         Args:
-            x: Arrays, or dicts and tuples of arrays, with a common first dimension; or, with `y`
-                left out, a list, an iterable or an async iterable of batches (`x`, `(x, y)` or
+            x: Arrays, or dicts, tuples and lists of arrays, with a common first dimension; or, with
+                `y` left out, a list, an iterable or an async iterable of batches (`x`, `(x, y)` or
                 `(x, y, sample_weight)`), or a function that returns one.
-            y: Targets, of the same first dimension.
+            y: Targets, of the same first dimension. A list of arrays, here and in all that follows,
+                is a tuple of them; a list of numbers, or of lists of them, is an array.
             batch_size: Examples in a batch, for arrays; None means 32. A short last batch is filled
                 up with rows of weight 0, so that nothing is compiled twice.
             epochs: The number of the last epoch, counted from 1.
@@ -131,6 +134,7 @@ class Trainer:
             validation_split: The fraction of the arrays, at their end, that is held out.
             validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`, or what `x` may be.
             shuffle: Whether arrays are shuffled anew for each pass; `seed` and the step say how.
+                `"batch"`: within each batch only.
             class_weight: A weight for each class; multiplies into the sample weights.
             sample_weight: A weight for each example, of shape (examples,).
             initial_epoch: The first epoch, from 0.
@@ -153,8 +157,9 @@ class Trainer:
             ThreadStuckError: The training thread did not end within `grace_s`.
         """
         options: Any = {name: value for name, value in locals().items() if name in FIT_OPTIONS}
-        async with self.run(x, y, **options) as run:
-            return await run.wait()
+        with lists_told(x, y):
+            async with self.run(x, y, **options) as run:
+                return await run.wait()
 
     def run(self, x: Any, y: Any = None, **options: Unpack[RunOptions]) -> Run[History]:
         """A live handle of a training: `async with trainer.run(...) as run:`.
@@ -215,8 +220,9 @@ class Trainer:
         run: Run[dict[str, float]] = new_run(
             self, EvaluateJob(feed), callbacks, grace_s=grace_s, drain_s=drain_s, verbose=verbose
         )
-        async with run:
-            return await run.wait()
+        with lists_told(x, y):
+            async with run:
+                return await run.wait()
 
     async def predict(
         self,
@@ -232,7 +238,8 @@ class Trainer:
         """Predicts, with the events of a prediction.
 
         Args:
-            x: Arrays with a common first dimension, or batches: as in `fit`, without targets.
+            x: Arrays with a common first dimension, or batches: as in `fit`, without targets. A
+                list is one of batches: several inputs are a tuple, `predict((a, b))`.
             batch_size: Examples in a batch, for arrays; None means 32.
             verbose: 0: nothing is printed; 1 or `"auto"`: a progress bar; 2: one line.
             steps: At most so many batches.
@@ -247,8 +254,9 @@ class Trainer:
         run: Run[Any] = new_run(
             self, PredictJob(feed), callbacks, grace_s=grace_s, drain_s=drain_s, verbose=verbose
         )
-        async with run:
-            return await run.wait()
+        with lists_told(x):
+            async with run:
+                return await run.wait()
 
     def fit_sync(self, x: Any, y: Any = None, **options: Unpack[FitOptions]) -> History:
         """`fit` for scripts, in an event loop of its own (asyncio).

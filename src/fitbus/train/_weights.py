@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
+from fitbus.train._arrays import tupled
 
 __all__ = ["check_class_weight", "check_weight", "weight_by_class"]
 
@@ -30,15 +31,19 @@ def check_weight(
 
 
 def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
-    """Class weights with whole numbers as keys."""
+    """Class weights with whole numbers as keys, or with texts of those, as JSON has."""
     if class_weight is None:
         return None
     try:
         found = {int(key): float(value) for key, value in dict(class_weight).items()}
     except (TypeError, ValueError):
         found = {}
-    whole = all(key == int(key) for key in class_weight) if found else False
-    if not whole or not all(np.isfinite(v) and v >= 0 for v in found.values()):
+    whole = len(found) > 0 and all(isinstance(key, str) or key == int(key) for key in class_weight)
+    if (
+        not whole
+        or len(found) < len(class_weight)
+        or not all(np.isfinite(v) and v >= 0 for v in found.values())
+    ):
         raise InvalidArgumentError(
             "class_weight", class_weight, "give a dict of class indices to finite weights"
         )
@@ -47,12 +52,14 @@ def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
 
 def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any, Any]:
     """The weight of each example's class: labels of shape (examples,), or one-hot; default 1."""
-    labels = np.asarray(y)
+    several = isinstance(tupled(y), tuple | Mapping)  # outputs
+    labels: Any = np.asarray(None if several else y)
     if labels.dtype == object or labels.ndim == 0:
         raise InvalidArgumentError(
             "class_weight",
             class_weight,
-            f"it needs labels as targets, whole numbers or one-hot; y is {type(y).__name__}",
+            f"it needs labels as targets, whole numbers or one-hot; y is {type(y).__name__}; of"
+            " several outputs, give sample_weight",
         )
     if labels.ndim == 2 and labels.shape[1] > 1:
         labels = labels.argmax(1)
