@@ -35,6 +35,10 @@ class BackupAndRestore(Callback):
     again; `epochs` may be larger. Iterators are read up to the place; a function that returns one,
     and a list, must give the same batches each time.
 
+    While a stop is in force (of the training, or of the epoch) no backup is taken, so that a
+    training that goes on decides about it again: it goes back to the last backup before, and
+    whoever asked for the stop has to ask again.
+
     Only the copy to the host is waited for; a file is written in a thread, and given its name when
     it is whole. Where the disk is slower than the backups come, the newest one that waits is
     written, the others are left out. All is written when `fit` returns. The files are read by
@@ -165,7 +169,8 @@ class BackupAndRestore(Callback):
             due = before is not None and before != engine.epoch
         else:  # a step may also lie before the last backup's, if a checkpoint was restored
             due = not 0 <= engine.updates - self._step < self.save_freq
-        if not due:
+        # A stop is no part of a backup: what goes on from one before it asks for it again.
+        if not due or engine.stopping or (engine.in_epoch and engine.stop_epoch):
             return
         self._step = engine.updates
         parts = packed(engine)
