@@ -16,6 +16,7 @@ from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.keras._link import ModelLink
 from fitbus.keras._remembered import remembered
 from fitbus.keras._task import KerasTask
+from fitbus.keras._variables import learning_rates
 from fitbus.train import Run
 
 __all__ = ["KerasCallback"]
@@ -112,9 +113,11 @@ class KerasCallback(Callback):
         )
         self._begun = False
         if own and self._label in _ADD_LEARNING_RATE:
-            run.preparation.added_logs |= {"learning_rate"}
-            if not run.preparation.owner("learning_rate").startswith("keras.callbacks."):
-                run.preparation.claim("learning_rate", f"keras.callbacks.{self._label}")
+            optimizer = task.model.optimizer if isinstance(task, KerasTask) else None
+            for rate in ["learning_rate"] if optimizer is None else learning_rates(optimizer):
+                run.preparation.added_logs |= {rate}
+                if not run.preparation.owner(rate).startswith("keras.callbacks."):
+                    run.preparation.claim(rate, f"keras.callbacks.{self._label}")
         elif "on_epoch_end" in vars(self) and (not own or self._label == "LambdaCallback"):
             run.open_logs = True
 

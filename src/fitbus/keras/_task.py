@@ -230,7 +230,7 @@ class KerasTask:
             state,
             params=list(params),
             extra=list(extra),
-            opt_state=self.variables.packed(list(optimizer), self._rate(optimizer)),
+            opt_state=self.variables.packed(list(optimizer), self._driven(optimizer)),
         )
         return new, metrics
 
@@ -268,13 +268,11 @@ class KerasTask:
         self._made = True
         return state
 
-    def _rate(self, optimizer: list[Any]) -> Any:
-        """What a schedule gives after the step; None without one."""
-        if all(isinstance(rate, keras.Variable) for rate in self.variables.rates.values()):
-            return None
+    def _driven(self, optimizer: list[Any]) -> dict[str, Any]:
+        """What schedules give after the step."""
         mapping = list(zip(self.variables.optimizer, optimizer, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
-            return self.model.optimizer.learning_rate
+            return self.variables.driven()
 
 
 def _own_train_step(model: Any, before: Any, batch: Batch, kept: list[Any]) -> Any:

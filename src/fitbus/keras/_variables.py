@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, final
 
 import jax
@@ -33,6 +34,15 @@ class OptimizerState(NamedTuple):
     hyperparams: dict[str, Any]
     hyperparams_states: dict[str, Any]
     inner_state: list[Any]
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a callback is to set what isn't among the hyperparameters."""
+        return (
+            "of a Keras optimizer's, callbacks and controls set these; where it has several"
+            " learning rates, keras.callbacks.ReduceLROnPlateau and"
+            " keras.callbacks.LearningRateScheduler set all of them"
+        )
 
 
 @final
@@ -100,21 +110,27 @@ class Variables:
         for variable, value in zip(self.all, values, strict=True):
             variable.assign(value)
 
-    def packed(self, values: list[Any], rate: Any = None) -> OptimizerState:
+    def driven(self) -> dict[str, Any]:
+        """What schedules give as the learning rates, by name."""
+        parts = _with_rates(self.model.optimizer)
+        return {
+            name: jnp.asarray(parts[name].learning_rate, jnp.float32)
+            for name in self.rates
+            if name not in self._rate_places
+        }
+
+    def packed(self, values: list[Any], driven: Mapping[str, Any] | None = None) -> OptimizerState:
         """The optimizer's state of its variables' values.
 
         Args:
             values: In the order of its variables.
-            rate: The learning rate that a schedule gives; what the optimizer says unless given.
+            driven: The learning rates that schedules give; what they say now unless given.
         """
         places = set(self._rate_places.values())
-        driven = [name for name in self.rates if name not in self._rate_places]
+        driven = self.driven() if driven is None else driven
         rates = {name: values[place] for name, place in self._rate_places.items()}
-        if driven:
-            found = self.model.optimizer.learning_rate if rate is None else rate
-            rates |= {name: jnp.asarray(found, jnp.float32) for name in driven}
         return OptimizerState(
-            rates,
+            {**rates, **driven},
             dict.fromkeys(driven, ()),
             [value for place, value in enumerate(values) if place not in places],
         )
@@ -138,17 +154,25 @@ def count_of(optimizer: Any) -> int:
 
 def learning_rates(optimizer: Any) -> dict[str, Any]:
     """The learning rate of an optimizer, by name: a variable, or what drives it."""
+    return {
+        name: part._learning_rate  # noqa: SLF001  # the public one is its value
+        for name, part in _with_rates(optimizer).items()
+    }
+
+
+def _with_rates(optimizer: Any) -> dict[str, Any]:
+    """The optimizer that has a learning rate, by the name of that."""
     while hasattr(optimizer, "inner_optimizer"):  # one that scales the loss
         optimizer = optimizer.inner_optimizer
     inner = getattr(optimizer, "_inner_optimizers", None)
     if inner:
         found: dict[str, Any] = {}
         for part in inner:
-            for rate in learning_rates(part).values():
+            for one in _with_rates(part).values():
                 name = f"learning_rate_{part.name}"
-                found[f"{name}_{len(found)}" if name in found else name] = rate
+                found[f"{name}_{len(found)}" if name in found else name] = one
         return found
-    return {"learning_rate": optimizer._learning_rate}  # noqa: SLF001  # the public one is its value
+    return {"learning_rate": optimizer}
 
 
 def keeps_averages(optimizer: Any) -> bool:

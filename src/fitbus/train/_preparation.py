@@ -188,8 +188,7 @@ class Preparation:
                     "callbacks",
                     owner,
                     f"the optimizer keeps no {name!r} in its state that it could set (it has"
-                    f" {sorted(known)}); give Supervised the factory, `optimizer=optax.adam,"
-                    " learning_rate=1e-3`, or build it with `optax.inject_hyperparams`",
+                    f" {sorted(known)}); {getattr(opt_state, 'remedy', _REMEDY)}",
                 )
 
     def began_before(self, epoch: int) -> bool:
@@ -242,6 +241,12 @@ class Preparation:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+_REMEDY = (  # unless the optimizer's state has one of its own
+    "give Supervised the factory, `optimizer=optax.adam, learning_rate=1e-3`, or build it with"
+    " `optax.inject_hyperparams`"
+)
 
 
 def _counted(names: Counter[str]) -> str:
