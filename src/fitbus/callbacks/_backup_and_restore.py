@@ -32,8 +32,8 @@ class BackupAndRestore(Callback):
     have seen what came before, wherever in `callbacks=[...]` it stands. A training that goes on
     ends with the same parameters, bit for bit, as one that was never interrupted: with the same
     program, data and devices, and kernels that are deterministic. Give `fit` the same arguments
-    again; `epochs` may be larger. Iterators are read up to the place; a function that returns one,
-    and a list, must give the same batches each time.
+    again; `epochs` may be larger. Iterators are read up to the place, those of validation data
+    too; a function that returns one, and a list, must give the same batches each time.
 
     While a stop is in force (of the training, or of the epoch) no backup is taken, so that a
     training that goes on decides about it again: it goes back to the last backup before, and

@@ -71,6 +71,7 @@ class Engine:
         read: how to read the logs that they stand for.
         order: What the order of shuffled data is made from, and
         place: how far in them the batches that are done reach (`Feed.place`).
+        validation: The feed of the validation data; None without any.
         start: Where training was asked to begin; read after `TrainBegin`.
         history: The logs of the epochs that have ended.
         activity: What the thread is in, for messages.
@@ -107,6 +108,7 @@ class Engine:
         self.read: Callable[[], Mapping[str, float]] = dict
         self.order: tuple[int, ...] = ()
         self.place: tuple[int, int] | None = None
+        self.validation: Feed | None = None
         self.start: Position | None = None
         self.history = History()
         self.preparation = preparation or Preparation()
@@ -172,10 +174,11 @@ class Engine:
 
     def position(self) -> Position:
         """Where the boundary lies at which the training thread stands."""
+        gone = None if self.validation is None else self.validation.gone
         if not self.batch:
-            return Position(self.epoch, 0, self.order, place=self.place)
-        logs = dict(self.read())
-        return Position(self.epoch, self.batch, self.order, on_host(self.running), logs, self.place)
+            return Position(self.epoch, 0, self.order, place=self.place, validated=gone)
+        running, logs = on_host(self.running), dict(self.read())
+        return Position(self.epoch, self.batch, self.order, running, logs, self.place, gone)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

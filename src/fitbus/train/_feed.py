@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import final
@@ -62,6 +63,27 @@ class Feed:
     def place(self) -> tuple[int, int]:
         """The number of the pass, from 0, and how many of its batches were handed out."""
         return (self._passes, 0) if self._batches is None else (self._passes - 1, self._taken)
+
+    @property
+    def gone(self) -> int | None:
+        """How many batches were handed out of data that come once; None of data that restart."""
+        return None if self._source.restarts else self._taken
+
+    def pass_over(self, count: int) -> None:
+        """Leaves out the first batches of data that come once, however many of them there were.
+
+        Raises:
+            DataError: There aren't so many.
+        """
+        if self._source.restarts:
+            return
+        with contextlib.suppress(Interrupted):
+            if not self._leave_out(count - self._taken, across=False):
+                raise DataError(
+                    self._argument,
+                    f"it ended within the {count} batches that a training that goes on has had of"
+                    " it; give the data that there were before, from their beginning",
+                )
 
     def go_to(
         self,

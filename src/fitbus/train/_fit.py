@@ -85,7 +85,7 @@ class FitJob:
         publisher = engine.publisher
         engine.prepare(self._feed)
         engine.order, engine.place = self._feed.order, self._feed.place
-        engine.history = self.history
+        engine.history, engine.validation = self.history, self._validation
         engine.activity = "looking for a backup"
         restored = engine.preparation.restored()
         if restored is not None:
@@ -93,6 +93,9 @@ class FitJob:
                 engine.restore(restored.state)
             engine.activity = "waiting for the batch to go on with"
             self._go_to(engine, restored.position)
+            if self._validation is not None and restored.position.validated:
+                engine.activity = "waiting for the validation data to go on with"
+                self._validation.pass_over(restored.position.validated)
             epochs, values = restored.history
             self.history.go_on(epochs, values)
             self._logs = {n: v[-1] for n, v in values.items() if len(v) == len(epochs) > 0}

@@ -42,6 +42,7 @@ def packed(engine: Engine) -> list[Any]:
                 "running": jax.tree.leaves(position.running),
                 "logs": dict(position.logs),
                 "place": position.place,
+                "validated": position.validated,
             },
             "callbacks": engine.preparation.callback_states(),
             "history": (list(epochs), {n: v for n, v in values.items() if _can_be(v)}),

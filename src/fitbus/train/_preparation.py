@@ -36,6 +36,7 @@ class Position:
         logs: The logs that they stand for.
         place: The pass of the data, from 0, and the batches of it that are done; None counts them
             from `epoch` and `batch`, as if no epoch had ended early.
+        validated: The batches that validation has had of data that come once, such as an iterator.
     """
 
     epoch: int
@@ -44,6 +45,7 @@ class Position:
     running: Any = None
     logs: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
     place: tuple[int, int] | None = None
+    validated: int | None = None
 
 
 @final
