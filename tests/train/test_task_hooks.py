@@ -127,8 +127,7 @@ async def test_the_hooks_of_a_training_in_order_each_in_its_thread(
 async def test_the_first_batch_is_still_trained_on(task: Hooked, trainer: fitbus.Trainer) -> None:
     """One that came from an iterator, too."""
     seen = EventRecorder()
-    rows = [(X[:8], Y[:8]), (X[8:], Y[8:])]
-    await trainer.fit(iter(rows), callbacks=[seen])
+    await trainer.fit(iter([(X[:8], Y[:8]), (X[8:], Y[8:])]), callbacks=[seen])
     assert len(seen.of(BatchEnd)) == 2
 
 
@@ -162,10 +161,10 @@ async def test_prepare_may_change_the_state_for_good(task: Hooked, trainer: fitb
 
 
 @pytest.mark.parametrize("where", ["step", "handler", "data"])
-async def test_after_an_error_there_is_an_end_of_both(
+async def test_after_an_error_the_state_is_kept_as_it_is(
     task: Hooked, trainer: fitbus.Trainer, where: str
 ) -> None:
-    """What ended the training is raised; the state that it left is finished and kept."""
+    """What ended the training is raised; what it left isn't finished: it may be gone on from."""
 
     def fail(event: fitbus.Event) -> None:
         raise ValueError("no more")
@@ -174,22 +173,26 @@ async def test_after_an_error_there_is_an_end_of_both(
         yield (X[:8], Y[:8])
         raise ValueError("no more")
 
-    callbacks = [fitbus.handler(BatchEnd, wait=True)(fail)] if where == "handler" else []
+    failing = {"handler": BatchEnd, "step": EpochBegin}
+    callbacks = [fitbus.handler(failing[where], wait=True)(fail)] if where in failing else []
+    given = [data] if where == "data" else [X, Y]
     with pytest.raises(ValueError, match="no more"):
-        await trainer.fit(
-            *([data] if where == "data" else [X, Y]),
-            batch_size=8,
-            callbacks=[
-                *callbacks,
-                *([fitbus.handler(EpochBegin)(fail)] if where == "step" else []),
-            ],
-        )
-    assert task.calls == ["prepare", "finish", "keep"]
+        await trainer.fit(*given, batch_size=8, callbacks=callbacks)
+    assert task.calls == ["prepare", "keep"]
     assert task.kept == [0 if where == "step" else 1]
+    assert int(trainer.state.extra["done"]) == 0
+
+
+async def test_after_a_stop_the_state_is_finished(task: Hooked, trainer: fitbus.Trainer) -> None:
+    def stop(event: BatchEnd) -> fitbus.StopTraining:
+        return fitbus.StopTraining()
+
+    await trainer.fit(X, Y, batch_size=8, callbacks=[stop])
+    assert task.calls == ["prepare", "finish", "keep"]
     assert int(trainer.state.extra["done"]) == 1
 
 
-async def test_after_a_cancellation_there_is_an_end_of_both(
+async def test_after_a_cancellation_the_state_is_kept_as_it_is(
     task: Hooked, trainer: fitbus.Trainer
 ) -> None:
     gate = Gate()
@@ -202,8 +205,8 @@ async def test_after_a_cancellation_there_is_an_end_of_both(
         await gate.wait_arrived()
         tasks.cancel_scope.cancel()
         gate.open()
-    assert task.calls == ["prepare", "finish", "keep"]
-    assert int(trainer.state.extra["done"]) == 1
+    assert task.calls == ["prepare", "keep"]
+    assert int(trainer.state.extra["done"]) == 0
 
 
 async def test_a_state_that_was_lost_is_neither_finished_nor_kept() -> None:
@@ -239,24 +242,23 @@ async def test_an_error_of_a_hook_leaves_from_the_call_and_loses_nothing(
     assert seen.names[-1] == "TrainEnd"
     step = 0 if hook == "prepare" else 1
     assert int(trainer.state.step) == step
-    assert int(trainer.state.extra["done"]) == (0 if hook == "finish" else 1)
+    assert int(trainer.state.extra["done"]) == (1 if hook == "keep" else 0)
     task.fails.clear()
     await trainer.fit(X, Y)
     assert int(trainer.state.step) == step + 1
 
 
-@pytest.mark.parametrize("hook", ["finish", "keep"])
 async def test_an_error_of_a_hook_after_another_is_in_that_ones_notes(
-    task: Hooked, trainer: fitbus.Trainer, hook: str
+    task: Hooked, trainer: fitbus.Trainer
 ) -> None:
-    task.fails[hook] = ValueError("of the hook")
+    task.fails["keep"] = ValueError("of the hook")
 
     def fail(event: EpochBegin) -> None:
         raise TypeError("first")
 
     with pytest.raises(TypeError, match="first") as caught:
         await trainer.fit(X, Y, callbacks=[fail])
-    assert f"the task's `{hook}` raised ValueError: of the hook" in caught.value.__notes__
+    assert "the task's `keep` raised ValueError: of the hook" in caught.value.__notes__
 
 
 async def test_an_error_of_a_hook_after_a_cancellation_is_logged(

@@ -50,12 +50,13 @@ class KerasTask:
 
     Differs from Keras in five things: an array that a metric gives, such as that of
     `F1Score(average=None)`, stands in logs as scalars, `f1_score_0` and so on; averages of the
-    weights take their place only after a run that has made an update (Keras puts zeros there if
-    the first batch fails); the logs of batches of a model whose own step returns what has the names
-    of its metrics are those metrics' results, as those of epochs are; class weights multiply into
-    sample weights instead of being refused beside them; and an evaluation or a prediction leaves
-    the model as it is, seed generators and the states of recurrences too, so that each of its
-    batches begins from those that training has left.
+    weights take their place only after a run that has made an update and was completed or stopped
+    (Keras puts zeros there if the first batch fails, and loses the weights if a later one does);
+    the logs of batches of a model whose own step returns what has the names of its metrics are
+    those metrics' results, as those of epochs are; class weights multiply into sample weights
+    instead of being refused beside them; and an evaluation or a prediction leaves the model as it
+    is, seed generators and the states of recurrences too, so that each of its batches begins from
+    those that training has left.
 
     Args:
         model: The model, compiled.

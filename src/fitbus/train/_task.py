@@ -51,8 +51,9 @@ class Task(Protocol):
     - `init(None, key)` may bring the parameters too: then `Trainer(task)` is all;
     - `prepare(state, batch) -> TrainState`, called at the beginning of a call with its first batch,
       outside of any compiled function: where shapes, or the world outside, decide;
-    - `finish(state) -> TrainState`, called at the end of a training, before `TrainEnd`, whatever
-      ended it; its structure, shapes and dtypes stay;
+    - `finish(state) -> TrainState`, called at the end of a training, before `TrainEnd`, if it was
+      completed or stopped: not after a failure or a cancellation, which leave the state as it is,
+      to go on from; its structure, shapes and dtypes stay;
     - `keep(state)`, called when a run has ended, whatever ended it, with the state that it left:
       not if that was lost (`StateLostError`). It may be kept: the next run works on a copy;
     - `weights(state)` and `with_weights(state, weights) -> state`, a pytree of arrays, if what

@@ -38,11 +38,11 @@ def carried_out(
                 engine.pipeline = None
             engine.ending = True
             error = _unwound(engine, close_data(job, engine, error))
-            if job.kind == "fit":
+            if job.kind == "fit" and error is None:
                 try:
                     engine.finish()
                 except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
-                    error = _with_later(error, raised, "finish", engine)
+                    error = raised
             reason, detail = how_it_ended(engine, error)
             engine.end_reason = reason
             job.end(engine, reason, detail)
