@@ -54,6 +54,11 @@ class ArraySource(Source):
         self.may_block = False
         self.restarts = self.seeks = True
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a place in the data depends on."""
+        return {"examples": self._count, "batch_size": self._size, "shuffle": self._shuffle}
+
     def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
         """Begins a pass."""
         order: np.ndarray[Any, Any] | None = None

@@ -70,6 +70,7 @@ class Engine:
         running: with the running values of its metrics, on the device, and
         read: how to read the logs that they stand for.
         order: What the order of shuffled data is made from, and
+        facts: What is plain to see of the data, and
         place: how far in them the batches that are done reach (`Feed.place`).
         validation: The feed of the validation data; None without any.
         start: Where training was asked to begin; read after `TrainBegin`.
@@ -108,6 +109,7 @@ class Engine:
         self.read: Callable[[], Mapping[str, float]] = dict
         self.order: tuple[int, ...] = ()
         self.place: tuple[int, int] | None = None
+        self.facts: Mapping[str, Any] = {}
         self.validation: Feed | None = None
         self.start: Position | None = None
         self.history = History()
@@ -175,10 +177,11 @@ class Engine:
     def position(self) -> Position:
         """Where the boundary lies at which the training thread stands."""
         gone = None if self.validation is None else self.validation.gone
-        if not self.batch:
-            return Position(self.epoch, 0, self.order, place=self.place, validated=gone)
-        running, logs = on_host(self.running), dict(self.read())
-        return Position(self.epoch, self.batch, self.order, running, logs, self.place, gone)
+        running = on_host(self.running) if self.batch else None
+        logs = dict(self.read()) if self.batch else {}
+        return Position(
+            *(self.epoch, self.batch, self.order, running, logs, self.place, gone, self.facts)
+        )
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

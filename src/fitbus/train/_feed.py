@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
-from typing import final
+from typing import Any, final
 
 from fitbus.errors import DataError
 from fitbus.train._pass import Interrupted
@@ -63,6 +63,11 @@ class Feed:
     def place(self) -> tuple[int, int]:
         """The number of the pass, from 0, and how many of its batches were handed out."""
         return (self._passes, 0) if self._batches is None else (self._passes - 1, self._taken)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is plain to see of the data, and of what an epoch takes of them."""
+        return {**self._source.facts, "steps_per_epoch": self._limit}
 
     @property
     def gone(self) -> int | None:

@@ -85,6 +85,7 @@ class FitJob:
         publisher = engine.publisher
         engine.prepare(self._feed)
         engine.order, engine.place = self._feed.order, self._feed.place
+        engine.facts = self._feed.facts
         engine.history, engine.validation = self.history, self._validation
         engine.activity = "looking for a backup"
         restored = engine.preparation.restored()
@@ -92,6 +93,7 @@ class FitJob:
             if restored.state is not None:
                 engine.restore(restored.state)
             engine.activity = "waiting for the batch to go on with"
+            restored.position.compare(engine.facts)
             self._go_to(engine, restored.position)
             if self._validation is not None and restored.position.validated:
                 engine.activity = "waiting for the validation data to go on with"

@@ -43,6 +43,7 @@ def packed(engine: Engine) -> list[Any]:
                 "logs": dict(position.logs),
                 "place": position.place,
                 "validated": position.validated,
+                "facts": dict(position.facts),
             },
             "callbacks": engine.preparation.callback_states(),
             "history": (list(epochs), {n: v for n, v in values.items() if _can_be(v)}),

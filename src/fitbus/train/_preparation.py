@@ -37,6 +37,7 @@ class Position:
         place: The pass of the data, from 0, and the batches of it that are done; None counts them
             from `epoch` and `batch`, as if no epoch had ended early.
         validated: The batches that validation has had of data that come once, such as an iterator.
+        facts: What is plain to see of the data, to be compared when a training goes on.
     """
 
     epoch: int
@@ -46,6 +47,24 @@ class Position:
     logs: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
     place: tuple[int, int] | None = None
     validated: int | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+
+    def compare(self, facts: Mapping[str, Any]) -> None:
+        """Warns if the place is within an epoch, or a pass, of data or batches that were others."""
+        within = self.batch or (self.facts.get("steps_per_epoch") and self.place and self.place[1])
+        changed = [
+            f"{name} was {self.facts.get(name)!r}, and is {facts.get(name)!r}"
+            for name in {**self.facts, **facts}
+            if self.facts and self.facts.get(name) != facts.get(name)
+        ]
+        if within and changed:
+            warnings.warn(
+                f"a training goes on within epoch {self.epoch}, after {self.batch} batches of it,"
+                f" with other data or arguments: {'; '.join(changed)}. It won't end as it would"
+                " have; some examples may be left out, or come twice",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 @final

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fitbus.train._task import Batch
 
@@ -34,6 +34,11 @@ class Source(abc.ABC):
     restarts: bool
     order: tuple[int, ...] = ()
     seeks: bool = False
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is plain to see of the data, to be compared with those of before."""
+        return {"batches in a pass": self.steps}
 
     @abc.abstractmethod
     def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
