@@ -113,6 +113,19 @@ async def test_it_holds_no_batch_up(tmp_path: Path) -> None:
 # Arguments.
 
 
+async def test_two_of_one_directory_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    """By whatever names; each with one of its own works."""
+    (tmp_path / "link").symlink_to(tmp_path / "one", target_is_directory=True)
+    pair = [BackupAndRestore(tmp_path / "one"), BackupAndRestore(tmp_path / "link", 2)]
+    options: Any = {"batch_size": 8, "epochs": 2}
+    with pytest.raises(InvalidArgumentError, match=r"backup_dir: found .*link'; another Backup"):
+        await new_trainer().fit(X, Y, callbacks=pair, **options)
+    assert int(TRAINER.state.step) == 0
+    pair[1] = BackupAndRestore(tmp_path / "two", 2)
+    history = await new_trainer().fit(X, Y, callbacks=pair, **options)
+    assert history.epoch == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("given", "argument"),
     [

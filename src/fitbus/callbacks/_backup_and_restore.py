@@ -71,7 +71,8 @@ class BackupAndRestore(Callback):
         timeout_s: Seconds that the end of training waits for what is still to be written.
 
     Raises:
-        InvalidArgumentError: An argument is out of range; in `fit`: the backup is of another state.
+        InvalidArgumentError: An argument is out of range; in `fit`: the backup is of another state,
+            or two have one directory.
         FitbusError: In `fit`: none of the backups can be read.
 
     Source: Keras' `BackupAndRestore`.
@@ -119,7 +120,19 @@ class BackupAndRestore(Callback):
         self._step = 0  # of the last backup
 
     def attach(self, run: Run[Any]) -> None:
-        """Subscribes to a run's end, and asks to be called at its boundaries."""
+        """Subscribes to a run's end, and asks to be called at its boundaries.
+
+        Raises:
+            InvalidArgumentError: Another one of the run has its directory.
+        """
+        for other in run.preparation.callbacks:
+            if isinstance(other, BackupAndRestore) and other is not self and self._shares(other):
+                raise InvalidArgumentError(
+                    "BackupAndRestore.backup_dir",
+                    str(self._directory),
+                    "another BackupAndRestore of this fit has it; leave one of them out, or give"
+                    " each a directory of its own",
+                )
         super().attach(run)
         self._to_delete, self._waiting, self._epoch = False, None, None
         run.preparation.boundaries.append(self._at_boundary)
@@ -225,6 +238,11 @@ class BackupAndRestore(Callback):
                 stacklevel=2,
             )
         return Restored(state, position, content["callbacks"], content["history"])
+
+    def _shares(self, other: BackupAndRestore) -> bool:
+        """Whether both are of one directory, by whatever names."""
+        one, two = (os.path.realpath(c._directory) for c in (self, other))  # noqa: SLF001  # its own kind
+        return one == two
 
     def _engine(self) -> Engine:
         engine = None if self.run is None else self.run.driver.engine
