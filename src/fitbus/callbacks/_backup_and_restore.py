@@ -125,7 +125,7 @@ class BackupAndRestore(Callback):
         Raises:
             InvalidArgumentError: Another one of the run has its directory.
         """
-        for other in run.preparation.callbacks:
+        for _, other in run.preparation.callbacks:
             if isinstance(other, BackupAndRestore) and other is not self and self._shares(other):
                 raise InvalidArgumentError(
                     "BackupAndRestore.backup_dir",
