@@ -219,7 +219,7 @@ async def test_a_cancelled_fit_does_not_wait_long_for_a_hung_disk(
         assert scope.cancelled_caught
         (failed,) = recorder.of(fitbus.HandlerFailed)
         assert "ModelCheckpoint: " in failed.error
-        assert "aren't done after 0.2 s" in failed.error
+        assert "aren't done when the run was cancelled" in failed.error
     finally:
         gate.open()
 

@@ -52,6 +52,11 @@ class Standstill:
         """Whether the loop isn't waited for any more: it was cancelled, and its time is over."""
         return self._given_up()
 
+    @property
+    def late(self) -> bool:
+        """Whether it was cancelled, and the time for what waits is over."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
     def cancel(self, within_s: float) -> None:
         """Ends all waits: at once for room, after `within_s` for handlers."""
         if self._deadline is None:
@@ -186,7 +191,7 @@ class Standstill:
             turn = Turn(self.ring)
             subscription.put_marker(turn)
             mine = turn
-            self.wait(lambda: mine.reached or self._late())
+            self.wait(lambda: mine.reached or self.late)
         try:
             if turn is None or turn.reached:
                 self._call(event, subscription, hook, logs)
@@ -200,7 +205,7 @@ class Standstill:
         self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
     ) -> None:
         while not subscription.turn.acquire(timeout=_TICK_S):
-            if self._late():
+            if self.late:
                 subscription.count_missed()
                 return
             self._publisher.desk.serve()
@@ -264,10 +269,7 @@ class Standstill:
             raise WouldDeadlockError(_in_a_thread(what))
 
     def _given_up(self) -> bool:
-        return self._bus.closed or self._late()
-
-    def _late(self) -> bool:
-        return self._deadline is not None and time.monotonic() > self._deadline
+        return self._bus.closed or self.late
 
 
 def _in_a_thread(what: str) -> str:

@@ -7,14 +7,19 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, final
 
-from fitbus.errors import InvalidArgumentError
+from fitbus.errors import InvalidArgumentError, RunCancelledError
+
+if TYPE_CHECKING:
+    from fitbus.train import Run
 
 __all__ = ["Background"]
 
 Work = Callable[[], object]
+
+_TICK_S = 0.05
 
 
 @final
@@ -23,12 +28,18 @@ class Background:
 
     The thread is started by the first piece of work and ended by `close`; it can be used again
     afterwards. What a piece raises is raised by the next `submit`, or by `close`; the pieces after
-    it are left out, since they may build upon it.
+    it are left out, since they may build upon it. Any thread may call it.
+
+    Whatever waits here ends when the run was cancelled and half of its grace period is over, so
+    that the training thread ends in time however slow the disk is.
 
     Args:
         owner: The callback's name, for messages.
         timeout_s: Seconds that `submit` waits for room, and `close` for all that is left.
         room: How many pieces may wait; one more makes `submit` wait, so that memory stays bounded.
+
+    Attributes:
+        run: The run for whose callback it works; `Callback.attach` sets it.
     """
 
     def __init__(self, owner: str, timeout_s: float, room: int = 64) -> None:
@@ -37,10 +48,25 @@ class Background:
             raise InvalidArgumentError(
                 f"{owner}.timeout_s", timeout_s, "give seconds, a finite number above 0"
             )
+        self.run: Run[Any] | None = None
         self._owner = owner
         self._timeout_s = timeout_s
         self._room = room
+        self._lock = threading.Lock()
         self._worker: _Worker | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing is waited for any more: its run was cancelled, and has no time left."""
+        engine = None if self.run is None else self.run.driver.engine
+        return engine is not None and engine.publisher.standstill.late
+
+    def waits(self, limit: float) -> Iterator[float]:
+        """How long to wait, and again, until `limit` seconds are over or it is given up."""
+        deadline = time.monotonic() + limit
+        yield 0.0
+        while not self.given_up and (left := deadline - time.monotonic()) > 0:
+            yield min(_TICK_S, left)
 
     def submit(self, work: Work) -> None:
         """Adds a piece of work; waits only where too much waits already.
@@ -48,24 +74,19 @@ class Background:
         Raises:
             BaseException: What an earlier piece raised, as itself.
             TimeoutError: There was no room in time; the piece isn't done.
+            RunCancelledError: The same, in a run that was cancelled.
         """
-        if self._worker is None:
-            self._worker = _Worker(self._owner, self._room)
-        worker = self._worker
-        worker.check()
-        try:
-            worker.queue.put(work, timeout=self._timeout_s)
-        except queue.Full:
-            raise self._late(worker, self._timeout_s) from None
+        self._submit(work, self.waits(self._timeout_s))
 
     def flush(self) -> None:
         """Waits until all is done that was submitted; raises as `close` does. It goes on."""
         if self._worker is not None:
             done = threading.Event()
-            self.submit(done.set)
-            if not self._worker.wait(done, self._timeout_s):
-                raise self._late(self._worker, self._timeout_s)
-            self._worker.check()
+            waits = self.waits(self._timeout_s)
+            worker = self._submit(done.set, waits)
+            if not worker.wait(done, waits):
+                raise self._late(worker, self._timeout_s)
+            worker.check()
 
     def close(self, timeout_s: float | None = None) -> None:
         """Waits until all is done, and ends the thread. Closing again does nothing.
@@ -77,21 +98,46 @@ class Background:
             BaseException: What a piece of work raised, as itself.
             TimeoutError: It isn't done in time. The thread, a daemon, is left behind, and ends when
                 it is done.
+            RunCancelledError: The same, in a run that was cancelled.
         """
-        worker, self._worker = self._worker, None
+        with self._lock:
+            worker, self._worker = self._worker, None
         if worker is None:
             return
         limit = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
-        if not worker.end(limit):
+        if not worker.end(self.waits(limit)):
             raise self._late(worker, limit)
         worker.check()
 
-    def _late(self, worker: _Worker, limit: float) -> TimeoutError:
-        left = worker.queue.qsize() + (worker.busy is not None)
+    def _submit(self, work: Work, waits: Iterator[float]) -> _Worker:
+        while True:
+            with self._lock:
+                if self._worker is None:
+                    self._worker = _Worker(self._owner, self._room)
+                worker = self._worker
+                worker.check()
+                with contextlib.suppress(queue.Full):
+                    worker.queue.put_nowait(work)
+                    return worker
+            wait_s = next(waits, None)
+            if wait_s is None:
+                raise self._late(worker, self._timeout_s)
+            worker.wait_for_room(wait_s)
+
+    def late(self, what: str, limit: float) -> TimeoutError | RunCancelledError:
+        """What to raise where something, in words, wasn't done within `waits(limit)`."""
+        if self.given_up:
+            return RunCancelledError(
+                f"{self._owner}: {what} when the run was cancelled, and half of its grace period"
+                " was over; is the disk or the network slow? give a longer grace_s"
+            )
         return TimeoutError(
-            f"{self._owner}: {left} pieces of work aren't done after {limit:g} s; is the disk or"
-            " the network slow? give a longer timeout_s"
+            f"{self._owner}: {what} after {limit:g} s; is the disk or the network slow? give a"
+            " longer timeout_s"
         )
+
+    def _late(self, worker: _Worker, limit: float) -> TimeoutError | RunCancelledError:
+        return self.late(f"{worker.left} pieces of work aren't done", limit)
 
 
 @final
@@ -100,11 +146,15 @@ class _Worker:
 
     def __init__(self, owner: str, room: int) -> None:
         self.queue: queue.Queue[Work | None] = queue.Queue(room)
-        self.busy: Work | None = None
         self._error: BaseException | None = None
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name=f"fitbus {owner}", daemon=True)
         self._thread.start()
+
+    @property
+    def left(self) -> int:
+        """How many pieces aren't done."""
+        return self.queue.unfinished_tasks
 
     def check(self) -> None:
         """Raises what a piece of work raised; once."""
@@ -112,37 +162,43 @@ class _Worker:
         if error is not None:
             raise error
 
-    def wait(self, done: threading.Event, limit: float) -> bool:
-        """Waits for a piece that sets an event; one that is left out counts as done."""
-        deadline = time.monotonic() + limit
-        while not done.is_set() and self._error is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            done.wait(min(0.05, left))
-        return True
+    def wait_for_room(self, seconds: float) -> None:
+        """Waits until one more may wait, if that is soon."""
+        has_room = lambda: len(self.queue.queue) < self.queue.maxsize  # noqa: E731  # the lock is held
+        with self.queue.not_full:
+            self.queue.not_full.wait_for(has_room, seconds)
 
-    def end(self, limit: float) -> bool:
-        """Asks it to end after all that waits; tells whether it did in time."""
-        deadline = time.monotonic() + limit
-        try:
-            self.queue.put(None, timeout=limit)
-        except queue.Full:
+    def wait(self, done: threading.Event, waits: Iterator[float]) -> bool:
+        """Waits for a piece that sets an event; one that is left out counts as done."""
+        return any(done.wait(wait_s) or self._error is not None for wait_s in waits)
+
+    def end(self, waits: Iterator[float]) -> bool:
+        """Asks it to end after all that waits; tells whether all was done in time."""
+        for wait_s in waits:
+            try:
+                self.queue.put(None, timeout=wait_s)
+            except queue.Full:
+                continue
+            break
+        else:
             self._is_ending = True
             with contextlib.suppress(queue.Full):  # it may have taken the last one meanwhile
                 self.queue.put_nowait(None)
             return False
-        self._thread.join(max(0.0, deadline - time.monotonic()))
-        return not self._thread.is_alive()
+        for wait_s in waits:
+            self._thread.join(wait_s)
+            if not self._thread.is_alive():
+                break
+        return self.left == 0
 
     def _run(self) -> None:
-        while (work := self.queue.get()) is not None:
-            if self._error is None:
-                self.busy = work
+        while True:
+            work = self.queue.get()
+            if work is not None and self._error is None:
                 try:
                     work()
                 except BaseException as error:  # noqa: BLE001  # raised where the work came from
                     self._error = error
-                self.busy = None
-            if self._is_ending and self.queue.empty():
+            self.queue.task_done()
+            if work is None or (self._is_ending and self.queue.empty()):
                 return

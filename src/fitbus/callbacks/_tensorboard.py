@@ -198,6 +198,7 @@ class TensorBoard(Callback):
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
+        self._writer.attach(run)
         self._fitting = False
         run.at_end(self._end)  # an evaluation that fails has no event of its end
 

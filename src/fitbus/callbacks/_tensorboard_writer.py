@@ -55,6 +55,10 @@ class Writer:
             self._open = True
             self._error = None
 
+    def attach(self, run: Run[Any]) -> None:
+        """Lets it know of the run's cancellation."""
+        self._background.run = run
+
     def flush(self) -> None:
         """Waits until all is written."""
         self._background.flush()
@@ -108,11 +112,9 @@ class Writer:
     def _add(self, piece: _Piece) -> None:
         with self._changed:
             self._check()
-            if not self._changed.wait_for(self._has_room, self._timeout_s):
-                raise TimeoutError(
-                    f"TensorBoard: {_ROOM:,} records aren't written after {self._timeout_s:g} s; is"
-                    " the disk slow? write less, or give a longer timeout_s"
-                )
+            waits = self._background.waits(self._timeout_s)
+            if not any(self._changed.wait_for(self._has_room, wait_s) for wait_s in waits):
+                raise self._background.late(f"{_ROOM:,} records aren't written", self._timeout_s)
             self._gathered.append(piece)
             if self._open or self._closing:
                 self._schedule()
