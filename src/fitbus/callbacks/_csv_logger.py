@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._callback import Callback, Logs
+from fitbus.callbacks._last_line import end_last_line
 from fitbus.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class CSVLogger(Callback):
 
     A training that goes on from a backup goes on with the file, with or without `append`: the rows
     of its first epoch and those after are taken out before it writes them again, the rows of
-    earlier trainings stay. So does one before which `load_state_dict` was called by hand.
+    earlier trainings stay. So does one before which `load_state_dict` was called by hand. Half a
+    row at the end, which a power failure may leave, is cut off then, and half a header. In a
+    training that doesn't go on, `append=True` ends the last row of the file, if it has no end.
 
     Args:
         filename: The file. Its directory must be there.
@@ -142,13 +145,16 @@ class _Table:
         self._separator = separator
         self._columns: list[str] = []
         self._is_kept = False
+        self._is_begun = False
         self.rows_before = 0
 
     def open(self, *, append: bool, anew: bool) -> None:
         """Finds out what is there; empties the file if it is neither kept nor gone on with."""
         self._is_kept = append
         if append:
-            self._columns, rows = self._read()
+            if anew:  # so that a last line without an end that is found later is one of ours
+                self._end_last_line(torn=False)
+            self._columns, rows = self._read(torn=not anew)
             self.rows_before = len(rows)
         self._write(b"", anew=anew and not append)
 
@@ -164,13 +170,17 @@ class _Table:
             resumed: Goes on with the file, of whose rows so many were there before the training.
         """
         if resumed is not None:
+            self._end_last_line(torn=True)
             self._columns, rows = self._read()
             kept = rows[:resumed] + [row for row in rows[resumed:] if int(row[0]) < epoch]
             if len(kept) < len(rows):
                 self._replace(kept)
-        elif not self._columns and not self._is_kept:
+        elif not self._is_begun and self._is_kept:
+            self._end_last_line(torn=False)
+            self._columns, _ = self._read()
+        elif not self._is_begun:
             self._write(b"", anew=True)
-        self._is_kept = True
+        self._is_begun = True
         if not self._columns:
             self._columns = ["epoch", *names]
             self._write(self._text([self._columns]))
@@ -182,13 +192,25 @@ class _Table:
         row = [str(epoch), *(cells.get(name, _MISSING) for name in self._columns[1:])]
         self._write(self._text([row]))
 
-    def _read(self) -> tuple[list[str], list[list[str]]]:
-        """The columns and the rows of the file; none of one that isn't there."""
+    def _end_last_line(self, *, torn: bool) -> None:
+        """Begins a line of its own; one before without an end was `torn`, or is somebody's."""
+        with self._named():
+            end_last_line(self._path, lambda line: not torn or line.endswith(b"\r"))
+
+    def _read(self, *, torn: bool = False) -> tuple[list[str], list[list[str]]]:
+        """The columns and the rows of the file; none of one that isn't there.
+
+        Args:
+            torn: Whether a last line without an end may be half of one, and doesn't count.
+        """
         try:
-            with self._path.open(encoding="utf-8", newline="") as file:
-                header, *rows = list(csv.reader(file, delimiter=self._separator)) or [[]]
+            data = self._path.read_bytes()
         except FileNotFoundError:
             return [], []
+        if torn:
+            data = data[: data.rfind(b"\n") + 1]
+        found = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=self._separator)
+        header, *rows = list(found) or [[]]
         if header and header[0] != "epoch":
             raise InvalidArgumentError(
                 "CSVLogger.filename",

@@ -11,6 +11,7 @@ import msgspec
 
 from fitbus.bus import OnError
 from fitbus.callbacks._callback import Callback
+from fitbus.callbacks._last_line import end_last_line
 from fitbus.control import UnknownControl
 from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events import (
@@ -68,7 +69,8 @@ class JSONLogger(Callback):
         every: Of the batches, each n-th is written: the n-th, the 2n-th, ... of an epoch. Other
             events are written always.
         append: Whether what is in the file stays; else a run begins it anew with its first line,
-            unless it goes on from a backup: what the file tells of did happen.
+            unless it goes on from a backup: what the file tells of did happen. Half a last line,
+            which a power failure may leave, is cut off then.
         on_error: What a full disk does, as of any handler: `"raise"` (training ends at the next
             step boundary), `"log"`, `"stop"` or `"unsubscribe"`.
 
@@ -123,7 +125,7 @@ class JSONLogger(Callback):
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
         run.add(
-            _Writer(Path(self.path), self._codec, None if self.append else run),
+            _Writer(Path(self.path), self._codec, run, append=self.append),
             *self.types,
             wait=False,
             batched=True,
@@ -144,14 +146,16 @@ class _Writer:
     Args:
         path: The file.
         codec: Encodes them.
-        begins: The run, if that begins the file anew; when it has an event to write, it is known
-            whether it goes on from a backup.
+        begins: The run. When it has an event to write, it is known whether it goes on from a
+            backup; if it doesn't, it begins the file anew, unless it is to
+        append: to it.
     """
 
-    def __init__(self, path: Path, codec: Codec, begins: Run[Any] | None) -> None:
+    def __init__(self, path: Path, codec: Codec, begins: Run[Any], *, append: bool) -> None:
         self._path = path
         self._codec = codec
-        self._begins = begins
+        self._begins: Run[Any] | None = begins
+        self._append = append
 
     def __call__(self, events: Sequence[Event]) -> None:
         lines: list[bytes] = []
@@ -162,8 +166,12 @@ class _Writer:
             self._write(b"".join(lines))
 
     def _write(self, data: bytes) -> None:
-        anew = self._begins is not None and self._begins.preparation.resumed is None
+        begins = self._begins
+        resumed = begins is not None and begins.preparation.resumed is not None
+        anew = begins is not None and not resumed and not self._append
         try:
+            if begins is not None and not anew:
+                end_last_line(self._path, _is_json if resumed else _is_somebodys)
             with self._path.open("wb" if anew else "ab") as file:
                 file.write(data)
         except OSError as error:
@@ -171,6 +179,20 @@ class _Writer:
                 error.filename = str(self._path)
             raise
         self._begins = None
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line is whole: half an object of JSON is none."""
+    try:
+        msgspec.json.decode(line)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _is_somebodys(line: bytes) -> bool:
+    """Whether it stays as it is: before a training that doesn't go on, whatever it is."""
+    return bool(line)
 
 
 def _encodable(event: Event) -> Event:

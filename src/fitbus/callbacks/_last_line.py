@@ -1,0 +1,41 @@
+"""The last line of a file that is about to be added to: what a crash has left of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["end_last_line"]
+
+_BLOCK_BYTES = 65536
+
+
+def end_last_line(path: Path, is_whole: Callable[[bytes], bool]) -> None:
+    """Sees to it that what is added to a file of lines begins a line of its own.
+
+    Does nothing to a file that ends with a line's end, isn't there, or is none (a device, a pipe).
+
+    Args:
+        path: The file.
+        is_whole: Told the last line, where it has no end: whether it gets one; else it is cut off.
+
+    Raises:
+        OSError: It can't be read, or written.
+    """
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        begin = end = file.seek(0, os.SEEK_END)
+        last = b""
+        while begin and b"\n" not in last:
+            start = max(0, begin - _BLOCK_BYTES)
+            file.seek(start)
+            last = file.read(begin - start) + last
+            begin = start
+        last = last[last.rfind(b"\n") + 1 :]
+        if last and is_whole(last):
+            file.seek(end)
+            file.write(b"\n")
+        elif last:
+            file.truncate(end - len(last))
