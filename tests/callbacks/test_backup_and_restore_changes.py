@@ -56,7 +56,7 @@ async def test_what_differs_within_an_epoch_is_named(
 ) -> None:
     assert await fit(tmp_path, 8, **before) == []
     (found,) = await fit(tmp_path, **{**before, **now})
-    assert "within epoch 1, after 2 batches" in found
+    assert "at batch 2 of epoch 1 with other data" in found
     for difference in told:
         assert difference in found
 

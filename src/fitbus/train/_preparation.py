@@ -59,7 +59,7 @@ class Position:
         ]
         if within and changed:
             warnings.warn(
-                f"a training goes on within epoch {self.epoch}, after {self.batch} batches of it,"
+                f"a training goes on at batch {self.batch} of epoch {self.epoch}"
                 f" with other data or arguments: {'; '.join(changed)}. It won't end as it would"
                 " have; some examples may be left out, or come twice",
                 RuntimeWarning,
