@@ -44,9 +44,10 @@ class BackupAndRestore(Callback):
 
     Only the copy to the host is waited for; a file is written in a thread, and given its name when
     it is whole. Where the disk is slower than the backups come, the newest one that waits is
-    written, the others are left out. All is written when `fit` returns. The files are read by
-    nobody else: a number of bytes, MessagePack, raw arrays and a SHA-256 checksum. `fit` fails, and
-    names the path, if one can't be written. Two trainings at once need a directory each.
+    written, the others are left out. All is written when `fit` returns (after a cancellation, what
+    half of `grace_s` is enough for). The files are read by nobody else: a number of bytes,
+    MessagePack, raw arrays and a SHA-256 checksum. `fit` fails, and names the path, if one can't be
+    written. Two trainings at once need a directory each.
 
     Callbacks are told apart by their types, and those of one type by their order. What a callback
     remembers is taken back after all `on_train_begin` hooks. `self.run.preparation.resumed`

@@ -34,7 +34,8 @@ class CSVLogger(Callback):
     is `NA`; a list is written as `"[a, b]"`. Put it after callbacks that add to the logs.
 
     A thread of its own writes, in order; each row is in the file soon after its epoch, whatever
-    comes then, and all of them are when `fit` returns. Between two rows the file isn't held open.
+    comes then, and all of them are when `fit` returns. (After a cancellation, a disk that is too
+    slow for half of `grace_s` may lack the last ones.) Between two rows the file isn't held open.
 
     Differs from Keras in what gets lost or made up there: the `val_*` columns are those that a
     validation can fill, so there is no `val_learning_rate`; a name that first appears in a later

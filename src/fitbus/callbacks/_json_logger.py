@@ -52,9 +52,10 @@ class JSONLogger(Callback):
 
     Works in `fit`, `evaluate` and `predict`. Lines are in the order of `seq`, none is lost, and
     training doesn't wait for them: a thread of its own writes what has gathered, and training is
-    held only when more than 1,024 of them wait for a slow disk. When `fit` returns, all
-    lines are there (as long as the disk took less than its `drain_s`). Between two writes the file
-    isn't held open. Read it back with `fitbus.Codec(*own_types).from_json(line)`.
+    held only when more than 1,024 of them wait for a slow disk. When `fit` returns, all lines are
+    there (as long as the disk took less than its `drain_s`, and after a cancellation less than
+    `grace_s`). Between two writes the file isn't held open. Read it back with
+    `fitbus.Codec(*own_types).from_json(line)`.
 
     NaN and the infinities are the strings "NaN", "Infinity" and "-Infinity", so each line is strict
     JSON. The outputs of predictions are left out; of a control that works inside its process only
