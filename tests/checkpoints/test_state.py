@@ -134,7 +134,7 @@ def test_if_the_new_one_can_not_be_moved_the_old_one_stays(tmp_path: Path) -> No
     path, like = tmp_path / "s", {"w": np.zeros(())}
     save_state(path, {"w": np.array(1.0)})
     with pytest.raises(FileNotFoundError):
-        moved_in(tmp_path / "none", path)
+        moved_in(tmp_path / "none", path, lambda path: True)
     assert load_state(path, like)["w"] == 1
     assert hidden(tmp_path) == []
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from fitbus.errors import FitbusError, InvalidArgumentError
@@ -97,14 +97,16 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f".{path.name}{REPLACED}")
 
 
-def moved_in(temporary: Path, path: Path) -> None:
+def moved_in(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> None:
     """Puts a directory where another one may be; there is a whole one at every moment.
 
     The other one is moved aside first, since no system replaces one directory by another in one
     step: one who is killed between the two leaves it there, to be read.
     """
     previous = previous_of(path)
-    if path.exists():
+    if path.exists() and previous.exists() and not is_whole(path):
+        shutil.rmtree(path)  # the one aside is what is left
+    elif path.exists():
         shutil.rmtree(previous, ignore_errors=True)
         path.rename(previous)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,16 @@ from fitbus.checkpoints._disk import (
 )
 from fitbus.checkpoints._extra import check_installed
 from fitbus.checkpoints._named import Array
-from fitbus.checkpoints._orbax import MARK, apart, check_replaceable, nested, put_back_read, seal
+from fitbus.checkpoints._orbax import (
+    MARK,
+    apart,
+    check_replaceable,
+    is_sealed,
+    may_be_whole,
+    nested,
+    put_back_read,
+    seal,
+)
 from fitbus.errors import InvalidArgumentError
 
 __all__ = ["NumberedStates"]
@@ -75,8 +85,11 @@ class NumberedStates:
         return self._directory
 
     def numbers(self) -> list[int]:
-        """Which ones there are, in the order in which they were written."""
-        return [*self._places()]
+        """Which whole ones there are, in the order in which they were written.
+
+        Looks at the sizes of files, not at all their bytes.
+        """
+        return [number for number, place in self._places().items() if may_be_whole(place)]
 
     def open(self) -> None:
         """Gets ready to write; the first `write` does it otherwise.
@@ -93,9 +106,10 @@ class NumberedStates:
                     target = _place_of(replaced)
                     if not target.name.isdecimal():
                         continue  # somebody else's
-                    if target.exists():
+                    if is_sealed(target, thoroughly=True):
                         shutil.rmtree(replaced)
-                    else:  # its successor never came
+                    else:  # its successor never came, or only half of it
+                        shutil.rmtree(target, ignore_errors=True)
                         replaced.rename(target)
                 self._remove_half()
                 self._manager = apart(self._make_manager)
@@ -125,14 +139,14 @@ class NumberedStates:
                 target.rename(replaced)  # Orbax wouldn't save it
             try:
                 apart(lambda: self._save(number, named))
+                seal(target)
+                sync(self._directory)
             except Exception as error:  # Orbax and TensorStore say it in many ways
                 self._remove_half()
                 if replaced is not None:
                     shutil.rmtree(target, ignore_errors=True)
                     replaced.rename(target)
                 raise OSError(f"{type(error).__name__}: {error}") from error
-            seal(target)
-            sync(self._directory)
             if replaced is not None:
                 shutil.rmtree(replaced)
             if self._max_to_keep is not None:
@@ -147,7 +161,7 @@ class NumberedStates:
         Args:
             like: A tree of the same structure, shapes and dtypes, such as a new trainer's state, or
                 its `params` where only those were saved. The new arrays lie where its arrays do.
-            number: Which one; the one written last unless given.
+            number: Which one; the whole one written last unless given.
 
         Raises:
             InvalidArgumentError: There is no such number; or a name, a shape or a dtype differs:
@@ -155,7 +169,7 @@ class NumberedStates:
             FitbusError: It is truncated or corrupted.
         """
         places = self._places()
-        chosen = next(reversed(places), None) if number is None else number
+        chosen = self._newest(places) if number is None else number
         if chosen not in places:
             raise InvalidArgumentError("number", number, f"{self._directory} has {[*places]}")
         return put_back_read(like, places[chosen], _read)
@@ -183,6 +197,18 @@ class NumberedStates:
         """Shows where it is."""
         return f"<NumberedStates in {str(self._directory)!r}>"
 
+    def _newest(self, places: Mapping[int, Path]) -> int | None:
+        """The whole one that was written last; or, if there is none, the damaged one."""
+        newest = next(reversed([*places]), None)
+        whole = next((number for number in reversed(self.numbers())), newest)
+        if newest != whole:
+            warnings.warn(
+                f"{places[newest]} is damaged; {places[whole]}, which is whole, is read instead",  # type: ignore[index]  # there is one
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return whole
+
     def _remove_half(self) -> None:
         """Removes what Orbax hasn't finished."""
         for half in self._directory.glob("*.orbax-checkpoint-tmp*"):
@@ -194,7 +220,15 @@ class NumberedStates:
         for mark in self._directory.glob(f"*/{MARK}"):
             target = _place_of(mark.parent)
             moved = target != mark.parent  # aside, for a successor
-            if target.name.isdecimal() and not (moved and target.exists()):
+            if moved and is_sealed(target, thoroughly=False):
+                continue
+            if (
+                not moved
+                and previous_of(target).exists()
+                and not is_sealed(target, thoroughly=False)
+            ):
+                continue  # its predecessor counts
+            if target.name.isdecimal():
                 found.append((mark.stat().st_mtime_ns, int(target.name), mark.parent))
         return {number: place for _, number, place in sorted(found)}
 

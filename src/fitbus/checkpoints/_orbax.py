@@ -13,7 +13,16 @@ from fitbus.checkpoints._disk import sync
 from fitbus.checkpoints._named import Array, put_back, without_elements
 from fitbus.errors import FitbusError, InvalidArgumentError
 
-__all__ = ["MARK", "apart", "check_replaceable", "nested", "put_back_read", "seal"]
+__all__ = [
+    "MARK",
+    "apart",
+    "check_replaceable",
+    "is_sealed",
+    "may_be_whole",
+    "nested",
+    "put_back_read",
+    "seal",
+]
 
 MARK = "_CHECKPOINT_METADATA"  # Orbax' own file in each of its checkpoints
 
@@ -80,14 +89,45 @@ def check_replaceable(argument: str, path: Path) -> None:
 
 
 def seal(directory: Path) -> None:
-    """Brings a directory to the disk, with a file that says what is in its files.
+    """Brings a directory to the disk, and then a file that says what is in its files.
 
-    Orbax itself reads some damaged ones, and leaves threads behind at others.
+    Orbax itself reads some damaged ones, and leaves threads behind at others. The file is there
+    whole or not at all: whoever is killed meanwhile leaves a directory without it.
     """
     files = {str(file.relative_to(directory)): _sum(file) for file in _files(directory)}
-    (directory / SEAL).write_text(json.dumps(files, indent=0))
     for path in [*directory.rglob("*"), directory]:
         sync(path)
+    temporary = directory / f"{SEAL}.tmp"
+    temporary.write_text(json.dumps(files, indent=0))
+    sync(temporary)
+    temporary.replace(directory / SEAL)
+    sync(directory)
+
+
+def is_sealed(directory: Path, *, thoroughly: bool) -> bool:
+    """Whether a directory has what its seal says.
+
+    Args:
+        directory: The checkpoint.
+        thoroughly: Whether the bytes are compared, and not only how many there are.
+    """
+    try:
+        if thoroughly:
+            _check_seal(directory)
+        else:
+            files: dict[str, list[int]] = json.loads((directory / SEAL).read_text())
+            return all((directory / name).stat().st_size == n for name, (n, _) in files.items())
+    except (OSError, ValueError, TypeError, AttributeError):  # no JSON, or of another kind
+        return False
+    return (directory / SEAL).exists()
+
+
+def may_be_whole(directory: Path) -> bool:
+    """Whether a directory has nothing that contradicts its seal; what Orbax alone wrote has none.
+
+    Looks at names and sizes only.
+    """
+    return not (directory / SEAL).exists() or is_sealed(directory, thoroughly=False)
 
 
 def put_back_read(like: T, directory: Path, read: Callable[[Path], Any]) -> T:
@@ -124,7 +164,8 @@ def _check_seal(directory: Path) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.rglob("*") if path.is_file())
+    own = {SEAL, f"{SEAL}.tmp"}
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p.name not in own)
 
 
 def _sum(file: Path) -> list[int]:

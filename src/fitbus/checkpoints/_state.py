@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 from fitbus.checkpoints._disk import absolute, moved_in, previous_of, replacing
 from fitbus.checkpoints._extra import check_installed
 from fitbus.checkpoints._named import Array, named_arrays
-from fitbus.checkpoints._orbax import apart, check_replaceable, nested, put_back_read, seal
+from fitbus.checkpoints._orbax import (
+    apart,
+    check_replaceable,
+    is_sealed,
+    nested,
+    put_back_read,
+    seal,
+)
 from fitbus.errors import InvalidArgumentError
 
 __all__ = ["load_state", "save_state", "write_state"]
@@ -64,7 +71,7 @@ def write_state(path: str | Path, named: Mapping[str, Array]) -> None:
         except Exception as error:  # Orbax and TensorStore say it in many ways
             raise OSError(f"{type(error).__name__}: {error}") from error
         seal(temporary)
-        moved_in(temporary, target)
+        moved_in(temporary, target, _is_whole)
 
 
 def load_state(path: str | Path, like: T) -> T:
@@ -87,8 +94,9 @@ def load_state(path: str | Path, like: T) -> T:
     """
     check_installed("load_state", "orbax.checkpoint")
     source = absolute(path)
-    if not source.exists() and previous_of(source).exists():
-        source = previous_of(source)  # who replaced it was killed in between
+    previous = previous_of(source)
+    if previous.exists() and not (source.exists() and _is_whole(source)):
+        source = previous  # who replaced it was killed in between
     if source.is_file():
         raise InvalidArgumentError(
             "path", str(path), "it is a file, and a whole state a directory; load_weights reads one"
@@ -96,6 +104,10 @@ def load_state(path: str | Path, like: T) -> T:
     if not source.exists():
         raise InvalidArgumentError("path", str(path), "there is no such directory")
     return put_back_read(like, source, _read)
+
+
+def _is_whole(path: Path) -> bool:
+    return is_sealed(path, thoroughly=True)
 
 
 def _write(path: Path, named: Mapping[str, Array]) -> None:
