@@ -40,7 +40,8 @@ class BackupAndRestore(Callback):
 
     While a stop is in force (of the training, or of the epoch) no backup is taken, so that a
     training that goes on decides about it again: it goes back to the last backup before, and
-    whoever asked for the stop has to ask again.
+    whoever asked for the stop has to ask again. To interrupt a training that is to go on later,
+    cancel it: a stop is an end, after which the backup is deleted.
 
     Only the copy to the host is waited for; a file is written in a thread, and given its name when
     it is whole. Where the disk is slower than the backups come, the newest one that waits is
