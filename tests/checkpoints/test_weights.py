@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fitbus.checkpoints import load_weights, named_arrays, save_weights
+from fitbus.checkpoints import (
+    load_state,
+    load_weights,
+    named_arrays,
+    save_state,
+    save_weights,
+)
 from fitbus.errors import InvalidArgumentError
 
 from .conftest import DTYPES, array_of, bits
@@ -119,6 +125,11 @@ def test_arrays_in_other_orders_are_written_in_the_usual_one(tmp_path: Path) -> 
     back = load_weights(tmp_path / "w", like)
     for name, array in tree.items():
         assert back[name].tolist() == array.tolist()
+    again = load_weights(tmp_path / "w", tree)  # by the tree itself: in the machine's byte order
+    assert again["big"].tolist() == tree["big"].tolist()
+    assert again["big"].dtype == np.dtype("=i4")
+    save_state(tmp_path / "s", tree)
+    assert load_state(tmp_path / "s", tree)["big"].tolist() == tree["big"].tolist()
 
 
 LIKE: dict[str, Any] = {"a": np.zeros(2, np.float32), "b": {"c": np.zeros((), np.int32)}}
@@ -164,6 +175,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a dtype that the format lacks": (
         {"a": np.ones(2, complex)},
         "tree, leaf 'a': found 'complex128'; a safetensors file holds bool, int8,",
+    ),
+    "a name that the format has for itself": (
+        {"a": 1, "__metadata__": FLOATS},
+        "tree, leaf '__metadata__': found '__metadata__'; safetensors has that name for itself",
     ),
     "two of one name": ({"a": {"b": 1}, "a.b": 2}, "tree: found ['a.b', 'a.b']; leaves are named"),
     "one within another": ({"a": 1, "a.b": 2, "a0": 1}, "tree: found ['a', 'a.b']; leaves are"),

@@ -139,7 +139,7 @@ def _kind(name: str, leaf: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
         if not isinstance(leaf, int | float | complex):
             raise InvalidArgumentError(f"like, leaf {name!r}", leaf, "give arrays as leaves")
         leaf = np.asarray(leaf)
-    return tuple(leaf.shape), np.dtype(leaf.dtype)
+    return tuple(leaf.shape), np.dtype(leaf.dtype).newbyteorder("=")  # as it is written
 
 
 def _placed(array: Array, like: Any) -> Any:

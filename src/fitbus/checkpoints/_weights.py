@@ -23,15 +23,17 @@ _KEPT = """
     complex64
 """
 _SUMS = "fitbus_crc32"
+_RESERVED = "__metadata__"  # what a file with an array of that name says of itself can't be read
 
 
 def save_weights(path: str | Path, tree: Any) -> None:
     """Writes the arrays of any pytree to a safetensors file; the old one stays until it is whole.
 
-    Each array has the name of its path in the tree, as `named_arrays` says, and keeps its dtype.
-    The file is written beside its place, with parent folders as needed, brought to the disk, and
-    moved there in one step: whoever is killed meanwhile leaves the previous file, and perhaps a
-    hidden one ending in `.tmp`, which nobody reads. Takes a copy of the arrays in memory.
+    Each array has the name of its path in the tree, as `named_arrays` says, and keeps its dtype,
+    in the byte order of the machine. The file is written beside its place, with parent folders as
+    needed, brought to the disk, and moved there in one step: whoever is killed meanwhile leaves the
+    previous file, and perhaps a hidden one ending in `.tmp`, which nobody reads. Takes a copy of
+    the arrays in memory.
 
     Args:
         path: The file; `.safetensors` is its usual ending.
@@ -40,8 +42,8 @@ def save_weights(path: str | Path, tree: Any) -> None:
     Raises:
         FitbusError: safetensors isn't installed, or the file can't be written (its message names
             it).
-        InvalidArgumentError: There is no array in the tree; a leaf is none, or of a dtype that the
-            format doesn't have; or `path` is a directory.
+        InvalidArgumentError: There is no array in the tree; a leaf is none, or of a dtype, or a
+            name (`__metadata__`), that the format doesn't have; or `path` is a directory.
 
     Source: https://huggingface.co/docs/safetensors
     """
@@ -68,6 +70,10 @@ def write_weights(path: str | Path, named: Mapping[str, Array]) -> None:
             "path", str(path), "it is a directory; give the path of a file for weights"
         )
     for name, array in named.items():
+        if name == _RESERVED:
+            raise InvalidArgumentError(
+                f"tree, leaf {name!r}", name, "safetensors has that name for itself; use another"
+            )
         if array.dtype.name not in _KEPT.split():
             raise InvalidArgumentError(
                 f"tree, leaf {name!r}",
