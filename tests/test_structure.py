@@ -53,6 +53,7 @@ BELOW = {
 # The exceptions: how each is imported ("types": for type checkers only; "lazily": in a function),
 # and why.
 EXCEPTIONS = {
+    ("fitbus.callbacks._background", "fitbus.train", "types"): "whose cancellation it minds",
     ("fitbus.callbacks._callback", "fitbus.train", "types"): "what `run` and `model` are",
     ("fitbus.train._attaching", "fitbus", "lazily"): "`verbose=1`: the door finds the progress bar",
 }
