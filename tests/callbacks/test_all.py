@@ -15,7 +15,7 @@ import pytest
 
 import fitbus
 from fitbus import BatchEnd, EpochEnd, TrainEnd
-from fitbus.callbacks import Callback
+from fitbus.callbacks import Callback, LearningRateFinder
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import Gate, toy_problem
 
@@ -165,9 +165,12 @@ async def test_after_a_cancelled_fit_it_can_be_used_again(
         tasks.start_soon(fit)
         await gate.wait_arrived()
         tasks.cancel_scope.cancel()
-    assert [end.reason for end in ends] == ["cancelled"]
     assert callback.run is not None
-    assert callback.run.status == "cancelled"
+    (end,) = ends
+    assert end.reason == callback.run.status
+    # The finder stops by itself after a few steps, perhaps just before it is cancelled.
+    own = ("cancelled", "stopped") if isinstance(callback, LearningRateFinder) else ("cancelled",)
+    assert end.reason in own
     assert int(trainer.state.step) == ends[0].step
     epochs = ends[0].epoch + 2  # more than a backup may already have
     await trainer.fit(X, Y, batch_size=8, epochs=epochs, callbacks=[callback])

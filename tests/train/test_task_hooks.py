@@ -173,7 +173,7 @@ async def test_after_an_error_the_state_is_kept_as_it_is(
         yield (X[:8], Y[:8])
         raise ValueError("no more")
 
-    failing = {"handler": BatchEnd, "step": EpochBegin}
+    failing: dict[str, type[fitbus.Event]] = {"handler": BatchEnd, "step": EpochBegin}
     callbacks = [fitbus.handler(failing[where], wait=True)(fail)] if where in failing else []
     given = [data] if where == "data" else [X, Y]
     with pytest.raises(ValueError, match="no more"):
