@@ -47,6 +47,18 @@ class ModelLink:
         """Shows the state while a hook is called, and takes over what it wrote."""
         engine = self._run.driver.engine
         assert engine is not None
+        with self._task.holding.here():
+            # What a run beside a training shows must not stay: it is older.
+            kept = self._task.variables.values_now() if engine.beside else None
+            try:
+                with self._shown(engine, hook):
+                    yield
+            finally:
+                if kept is not None:
+                    self._task.variables.write(kept)
+
+    @contextlib.contextmanager
+    def _shown(self, engine: Engine, hook: str) -> Generator[None]:
         if hook == "on_train_end" and is_lost(engine.state):  # a step that failed took it
             yield
             return
@@ -101,8 +113,11 @@ class ModelLink:
                 f"{self._source} gave the model, or its optimizer, other variables than it was"
                 " compiled with (a schedule as its learning rate?); compile the model with them"
             )
-        found = [variable.value for variable in variables.all]
         state = variables.values(engine.state)
+        for variable, value in zip(variables.all, state, strict=True):
+            if variable._value is None:  # noqa: SLF001  # what Keras took failed in the hook
+                variable.assign(jnp.copy(value))
+        found = variables.values_now()
         changed = {
             id(variable)
             for variable, new, old in zip(variables.all, found, state, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import warnings
 from typing import Any, final
 
 import jax
@@ -11,6 +12,8 @@ import keras
 import numpy as np
 
 from fitbus.errors import InvalidArgumentError
+from fitbus.keras._building import build, build_optimizer, check_model
+from fitbus.keras._holding import Holding, is_empty
 from fitbus.keras._metrics import ModelMetrics
 from fitbus.keras._variables import Variables, copied, count_of, keeps_averages
 from fitbus.train import Batch, Metrics, TrainState
@@ -32,6 +35,12 @@ class KerasTask:
     back when a run has ended, whatever ended it; what is written to them between two runs counts in
     the next one. During a run they are those of its start, or of the latest hook of a Keras
     callback; `await run.snapshot()` has the newest.
+
+    During a run the model is the run's: `model.fit`, `evaluate` and `predict`, and those of a model
+    in it, raise `WrongThreadError` in other threads and in the event loop's, where they would bring
+    back old weights; use `await run.predict(x)` or `await run.evaluate(x, y)`. In `def` hooks they
+    work. A run is refused while such a call has the model's arrays, or while another run trains
+    variables of the model, from its first batch until it has ended.
 
         model.compile("adam", "mse", metrics=["mae"])
         trainer = fitbus.Trainer(fitbus.keras.KerasTask(model))
@@ -71,18 +80,7 @@ class KerasTask:
     weights_as_given = True
 
     def __init__(self, model: Any) -> None:
-        if not isinstance(model, keras.Model):
-            raise InvalidArgumentError("model", model, "give a keras.Model")
-        if not model.compiled or model.optimizer is None:
-            raise InvalidArgumentError(
-                "model", model, "compile it first: model.compile(optimizer, loss, metrics=[...])"
-            )
-        if model.run_eagerly:
-            raise InvalidArgumentError(
-                "model.run_eagerly",
-                True,  # what was found
-                "every step is compiled here; leave it out, and debug with jax.disable_jit()",
-            )
+        check_model(model)
         self.model = model
         self.variables = Variables(model)
         self._tracing = threading.RLock()  # Keras notes things on the model while it is traced
@@ -93,6 +91,7 @@ class KerasTask:
         self._kept: list[Any] = []  # the arrays that the variables had after the latest run
         self._count = 0  # and the updates that the optimizer had counted
         self._begun: int | None = None  # the step at which a run has taken the model over
+        self.holding = Holding(model)
         self._compiled = (model.optimizer, model._loss_tracker)  # noqa: SLF001  # anew in each compile
         own = type(model)
         self._replays = any(
@@ -111,54 +110,45 @@ class KerasTask:
             raise InvalidArgumentError(
                 "task", self, "it has a trainer already; give each a KerasTask(model) of its own"
             )
-        self._build_optimizer()
+        build_optimizer(self.model)
         self.variables = Variables(self.model)
         self._made, self._count = True, count_of(self.model.optimizer)
         return self.variables.read(key, self._count)
 
     def prepare(self, state: TrainState, batch: Batch) -> TrainState:
         """Builds what isn't built yet, and takes what was written to the model meanwhile."""
-        self._begun = None
         self._check_compiled()
-        keras.config.set_dtype_policy(self._policy)
-        keras.distribution.set_distribution(self._distribution)
-        self._build(batch)
-        self._metrics.reset()
-        variables = Variables(self.model)
-        written = [variable.value for variable in variables.all]
-        untouched = len(written) == len(self._kept) and all(
-            new is old for new, old in zip(written, self._kept, strict=True)
-        )
-        if not self._made:
-            state = self._given(state, variables)
-        elif not (untouched and variables.same_as(self.variables)):
-            count = count_of(self.model.optimizer)
-            step = max(0, int(state.step) + count - self._count)
-            state = variables.read(state.key, step)  # the trainer copies it
-            self._count = count
-        self.variables, self._kept = variables, written
-        self._begun = int(state.step)
-        return state
+        self.holding.begin()
+        with self.holding.here():
+            return self._taken_over(state, batch)
 
     def finish(self, state: TrainState) -> TrainState:
         """Lets the optimizer finish: one that averages the weights may put the averages there."""
-        optimizer = self.model.optimizer
-        if self._begun is None or int(state.step) == self._begun or not keeps_averages(optimizer):
-            return state
-        self.variables.write(self.variables.values(copied(state)))
-        if count_of(optimizer) == 0:
-            return state
-        optimizer.finalize_variable_values(self.model.trainable_variables)
-        return copied(self.variables.read(state.key, state.step))
+        with self.holding.here():
+            return self._finished(state)
 
     def keep(self, state: TrainState) -> None:
         """Puts a copy of the state back into the model, unless the run hasn't got so far."""
-        if self._begun is None:
-            return
-        self.variables.write(self.variables.values(copied(state)))  # Keras may donate what it has
-        self._kept = [variable.value for variable in self.variables.all]
-        self._count = count_of(self.model.optimizer)
+        if not self.holding.mine:
+            return  # it was refused the model, which another run may have
+        with self.holding.here():
+            taken = is_empty(self.model)
+            try:
+                if self._begun is not None:
+                    # A copy, since Keras may donate what it has.
+                    self.variables.write(self.variables.values(copied(state)))
+                    self._kept = [variable.value for variable in self.variables.all]
+                    self._count = count_of(self.model.optimizer)
+                    self._begun = None
+            finally:
+                self.holding.end()
+        if taken:
+            warnings.warn(_TAKEN, RuntimeWarning, stacklevel=2)
+
+    def lost(self) -> None:
+        """Lets go of the model, in place of `keep`: it stays as it is."""
         self._begun = None
+        self.holding.end()
 
     def weights(self, state: TrainState) -> list[Any]:
         """What `model.get_weights()` has: the trainable variables, and BatchNorm's statistics."""
@@ -209,6 +199,38 @@ class KerasTask:
 
     # Inside.
 
+    def _taken_over(self, state: TrainState, batch: Batch) -> TrainState:
+        self._begun = None
+        keras.config.set_dtype_policy(self._policy)
+        keras.distribution.set_distribution(self._distribution)
+        build(self.model, batch)
+        self._metrics.reset()
+        variables = Variables(self.model)
+        written = [variable.value for variable in variables.all]
+        untouched = len(written) == len(self._kept) and all(
+            new is old for new, old in zip(written, self._kept, strict=True)
+        )
+        if not self._made:
+            state = self._given(state, variables)
+        elif not (untouched and variables.same_as(self.variables)):
+            count = count_of(self.model.optimizer)
+            step = max(0, int(state.step) + count - self._count)
+            state = variables.read(state.key, step)  # the trainer copies it
+            self._count = count
+        self.variables, self._kept = variables, written
+        self._begun = int(state.step)
+        return state
+
+    def _finished(self, state: TrainState) -> TrainState:
+        optimizer = self.model.optimizer
+        if self._begun is None or int(state.step) == self._begun or not keeps_averages(optimizer):
+            return state
+        self.variables.write(self.variables.values(copied(state)))
+        if count_of(optimizer) == 0:
+            return state
+        optimizer.finalize_variable_values(self.model.trainable_variables)
+        return copied(self.variables.read(state.key, state.step))
+
     def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         model, optimizer = self.model, self.variables.unpacked(state.opt_state)
         none = self._metrics.none()
@@ -244,23 +266,6 @@ class KerasTask:
                 "it was compiled anew; make a new Trainer(KerasTask(model)) for it",
             )
 
-    def _build(self, batch: Batch) -> None:
-        model: Any = self.model
-        if batch.y is not None:
-            model._symbolic_build(data_batch=tuple(batch))  # noqa: SLF001  # no public way builds metrics
-        elif not all(layer.built for layer in model._flatten_layers()):  # noqa: SLF001  # has all of them
-            with keras.StatelessScope():  # so that nothing but the shapes counts
-                model(batch.x)
-        self._build_optimizer()
-        record = getattr(model, "_record_training_state_sharding_spec", None)
-        if record is not None:  # the steps of Keras 3.10 ask for it
-            record()
-
-    def _build_optimizer(self) -> None:
-        model = self.model
-        if model.built and not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-
     def _given(self, state: TrainState, variables: Variables) -> TrainState:
         """A state that the trainer was given, if it is one of this model."""
         own = variables.read(state.key, state.step)
@@ -274,6 +279,12 @@ class KerasTask:
         mapping = list(zip(self.variables.optimizer, optimizer, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
             return self.variables.driven()
+
+
+_TAKEN = (
+    "a call of Keras' own, on a model that shares variables with the trained one, had their arrays"
+    " when the run ended, and may still write old ones back; `trainer.state` has what was learned"
+)
 
 
 def _own_train_step(model: Any, before: Any, batch: Batch, kept: list[Any]) -> Any:

@@ -105,6 +105,10 @@ class Variables:
         kept = dict(zip(map(id, self.optimizer), self.unpacked(state.opt_state), strict=True))
         return [kept[id(v)] for v in optimizer._model_variables_moving_average]  # noqa: SLF001  # there is no public one
 
+    def values_now(self) -> list[Any]:
+        """The arrays that the variables hold, in the order of `all`."""
+        return [variable.value for variable in self.all]
+
     def write(self, values: list[Any]) -> None:
         """Puts arrays into the variables."""
         for variable, value in zip(self.all, values, strict=True):

@@ -56,6 +56,7 @@ class Task(Protocol):
       to go on from; its structure, shapes and dtypes stay;
     - `keep(state)`, called when a run has ended, whatever ended it, with the state that it left:
       not if that was lost (`StateLostError`). It may be kept: the next run works on a copy;
+    - `lost()`, called in place of `keep` if the state was lost;
     - `weights(state)` and `with_weights(state, weights) -> state`, a pytree of arrays, if what
       callbacks keep and put back as the weights is more than `state.params`;
     - `averages(state)`, a pytree as `state.params`, or None, if it keeps averages of them;

@@ -65,15 +65,16 @@ def kept_by_task(
 
     In the training thread, after all waiting handlers of the end: what they changed is in it.
     """
-    keep = getattr(engine.steps.task, "keep", None)
-    if keep is None or state is None:
+    hook, given = ("lost", ()) if state is None else ("keep", (state,))
+    keep = getattr(engine.steps.task, hook, None)
+    if keep is None:
         return error
-    engine.activity = "in the task's `keep`"
+    engine.activity = f"in the task's `{hook}`"
     try:
         with settings.applied():
-            keep(state)
+            keep(*given)
     except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
-        return _with_later(error, raised, "keep", engine)
+        return _with_later(error, raised, hook, engine)
     return error
 
 
