@@ -12,6 +12,7 @@ import pytest
 
 import fitbus
 from fitbus.callbacks import BackupAndRestore
+from fitbus.keras import KerasCallback
 
 X = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
 Y = X.sum(1, keepdims=True)
@@ -76,3 +77,77 @@ def test_an_object_that_is_left_out_gives_another_class_nothing(tmp_path: Path) 
     with pytest.warns(RuntimeWarning, match=r"1 \S*test_unmodified_kept\.Best of the backup"):
         fit(BackupAndRestore(tmp_path), stopping)
     assert stopping.best > 1
+
+
+class Data(Base):
+    """Was made with data, under a name of its own, and counts in place."""
+
+    def __init__(self, given: Any) -> None:
+        super().__init__()
+        self.data, _ = given
+        self.table = np.zeros(3)
+        self.noted: dict[str, Any] = {"epochs": []}
+        self.same = [1, 2]
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.table[epoch % 3] += 1
+        self.noted["epochs"].append(epoch)
+        self.mean = float(self.data.mean())
+
+
+def test_only_what_has_changed_is_kept(tmp_path: Path) -> None:
+    """Data that another object was made with are neither saved nor replaced."""
+    broken(tmp_path, Data((np.zeros((1000, 1000)), 0)))
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 100_000
+    again = Data((np.ones((1000, 1000)), 0))
+    again.same = [3]
+    fit(BackupAndRestore(tmp_path), again)
+    assert again.mean == 1.0
+    assert again.same == [3]
+    assert again.table.tolist() == [2, 1, 1]
+    assert again.noted == {"epochs": [0, 1, 2, 3]}
+
+
+class Slots:
+    """Has no attributes but these."""
+
+    __slots__ = ("seen",)
+
+    def set_model(self, model: Any) -> None:
+        self.seen = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seen += 1
+
+
+class Odd(Base):
+    """Has what no checkpoint can keep, and what one can."""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.huge = {"at": 2**70, 2**70: 1}
+        self.itself: list[Any] = []
+        self.itself.append(self.itself)
+        self.count = epoch
+
+
+def test_what_cannot_be_kept_is_left_out(tmp_path: Path) -> None:
+    broken(tmp_path, Slots(), Odd())
+    state = KerasCallback(Odd()).state_dict()
+    assert state == {}
+    odd = Odd()
+    kept = KerasCallback(odd)
+    odd.on_epoch_end(4)
+    assert kept.state_dict() == {"count": 4}
+    assert len(fit(BackupAndRestore(tmp_path), Slots(), odd).epoch) == 4
+
+
+def test_what_is_too_large_is_left_out_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    odd = Odd()
+    kept = KerasCallback(odd)
+    odd.large = np.broadcast_to(np.float32(1), (2**28,))  # takes no memory here
+    odd.count = 4
+    for _ in range(2):
+        assert kept.state_dict() == {"count": 4}
+    assert [record.getMessage() for record in caplog.records] == [
+        "a checkpoint leaves out `large` of Odd: what it remembers is larger than 256 MiB"
+    ]

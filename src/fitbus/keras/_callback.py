@@ -14,7 +14,7 @@ from fitbus.bus import is_coroutine_function
 from fitbus.callbacks import Callback
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.keras._link import ModelLink
-from fitbus.keras._remembered import remembered
+from fitbus.keras._remembered import Remembered
 from fitbus.keras._task import KerasTask
 from fitbus.keras._variables import learning_rates
 from fitbus.train import Run
@@ -37,10 +37,13 @@ class KerasCallback(Callback):
     a hook writes to its weights, its optimizer or its `stop_training` acts at once. For any other
     task it is a `ModelView`, which has what most callbacks need.
 
-    Differs from Keras in three things: hooks of batches are called in order in the training thread,
+    Differs from Keras in four things: hooks of batches are called in order in the training thread,
     never in a pool; `on_train_end` is called on every way out, once `on_train_begin` was (but not
     `BackupAndRestore`'s after a failure or a cancellation: it would delete the backup); a
-    `stop_training` that somebody asked for isn't taken back. In a hook, `model.metrics` have no
+    `stop_training` that somebody asked for isn't taken back; and one that is set in
+    `on_train_begin` or `on_epoch_begin` ends training there, where Keras still does one batch and
+    validates: of such an epoch `on_epoch_end` gets no logs, and after `on_train_begin` there is
+    none. In a hook, `model.metrics` have no
     results; `logs` do.
 
     An object that isn't of Keras' class, or has a `model` of its own, costs a copy of the state at
@@ -59,6 +62,7 @@ class KerasCallback(Callback):
         if not callable(getattr(callback, "set_model", None)):
             raise InvalidArgumentError("callback", callback, "give a keras.callbacks.Callback")
         self._callback = callback
+        self._remembered = Remembered(callback)
         self._begun = False
         self._asks = getattr(type(callback), "model", None) is keras.callbacks.Callback.model
         self._lent: Callable[[str], contextlib.AbstractContextManager[None]] = _as_it_is
@@ -137,13 +141,14 @@ class KerasCallback(Callback):
             set_params(dict(self.params))
 
     def state_dict(self) -> dict[str, Any]:
-        """What the object remembers: its plain attributes, but for those it was made with."""
-        return remembered(self._callback)
+        """What the object remembers: the plain attributes that have changed, up to 256 MiB."""
+        return self._remembered.changed()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Sets them again."""
         for name, value in state.items():
-            setattr(self._callback, name, value)
+            with contextlib.suppress(AttributeError):  # of another version of its class, perhaps
+                setattr(self._callback, name, value)
 
     def _called(self, name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
         by_keyword = "batch" in name and not _takes(hook, 2)  # as Keras calls those
