@@ -10,12 +10,7 @@ import numpy as np
 
 from fitbus.bus import Bus, Publisher
 from fitbus.control import Control, Inbox, Receipt, StopTraining
-from fitbus.errors import (
-    FitbusError,
-    InvalidArgumentError,
-    RunCancelledError,
-    WouldDeadlockError,
-)
+from fitbus.errors import FitbusError, InvalidArgumentError, RunCancelledError, WouldDeadlockError
 from fitbus.events import (
     BatchBegin,
     BatchEnd,
@@ -34,6 +29,7 @@ from fitbus.events import (
     TrainBegin,
     TrainEnd,
 )
+from fitbus.keras._nested_calls import calls_under_way, ignore_call
 from fitbus.keras._plain_controls import apply_to_plain
 
 __all__ = ["PublishEvents"]
@@ -56,7 +52,8 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
             bus.add(handler)
             await anyio.to_thread.run_sync(train)
 
-    Each `fit`, `evaluate` and `predict` is a run of its own; a validation belongs to its `fit`.
+    Each `fit`, `evaluate` and `predict` is a run of its own; a validation belongs to its `fit`. Of
+    one that a callback makes within another, given the same object, nothing is told.
     `events.post(StopTraining())` sends a control, and so do handlers that return one. They act at
     the end of each batch and at the begins and ends of epochs: `StopTraining`, `SetLearningRate`,
     `ScaleLearningRate`; others are rejected. After a stop Keras validates, whatever `validate` is.
@@ -88,6 +85,7 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
         self._bus = bus
         self._inbox = Inbox()
         self._kind = ""
+        self._depth = 0  # the calls of Keras' that the thread was in when the run began
         self._done = 0  # batches of the epoch
         self._before = 0  # updates when it began
         self._logs: dict[str, float] = {}
@@ -131,6 +129,9 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
 
     def set_params(self, params: Any) -> None:
         """Keras is about to begin; what an exception left open, with no block to tell so, ends."""
+        if self._kind and calls_under_way() > self._depth:
+            ignore_call(self, self._depth)
+            return
         if self._kind:
             self._end("failed", _LEFT)
         super().set_params(params)
@@ -232,6 +233,7 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
         inbox, self._inbox = self._inbox, Inbox()
         self.publisher = Publisher(self._bus, run=self.run, apply=self._apply, inbox=inbox)
         self._kind, self._stop, self._logs = kind, None, {}
+        self._depth = calls_under_way()
         self._done, self._before = 0, self._updates()
         self.publisher.step = self._before
 
@@ -252,10 +254,8 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
 
     def _tell(self, event: Event) -> None:
         publisher = self._live()
-        if publisher.waits(type(event)):
-            publisher.barrier(event)
-        else:
-            publisher.publish(event)
+        tell = publisher.barrier if publisher.waits(type(event)) else publisher.publish
+        tell(event)
 
     def _in_loop(self) -> bool:
         loop = self._bus.wakeup.loop

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 __all__ = ["MOST_BYTES", "Remembered"]
@@ -92,9 +93,7 @@ def _is_plain(value: Any, depth: int) -> bool:  # noqa: PLR0911  # a case for ea
     if isinstance(value, np.ndarray | np.generic):
         return not value.dtype.hasobject
     if isinstance(value, jax.Array):
-        return not value.is_deleted() and not jax.dtypes.issubdtype(
-            value.dtype, jax.dtypes.extended
-        )
+        return not value.is_deleted() and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
     if type(value) is dict:
         return all(
             type(key) in (str, int) and _is_plain(key, depth) and _is_plain(part, depth - 1)
