@@ -17,6 +17,9 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping(Callback):
     """Stops training when a monitored value hasn't improved for some epochs; Keras' semantics.
 
+    Async handlers of `TrainEnd` run before the best weights are put back, as all `def` hooks come
+    after them; what saves a model at the end belongs after `fit`, or into a later `def` hook.
+
     Differs from Keras in two things: NaN is never an improvement and never the best, so a first
     value of NaN doesn't keep it from working; and a name that doesn't tell its direction is refused
     unless `mode` does, where Keras would take less for better.

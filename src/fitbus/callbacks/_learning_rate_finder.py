@@ -36,7 +36,8 @@ class LearningRateFinder(Callback):
     Run it in a `fit` of its own, before training. It raises the learning rate batch by batch, notes
     the smoothed loss, ends training when that diverges or all rates are tried, and puts parameters,
     the optimizer's state, `extra` and the random key back as they were when training began; only
-    `step` goes on. That is done before the epoch ends, so that what is saved there is the old
+    `step` goes on, so give the training that a `ParamScheduler` is to begin with a trainer of its
+    own. That is done before the epoch ends, so that what is saved there is the old
     state, and on every other way out. The `History` and the logs of that `fit` say nothing.
 
         finder = LearningRateFinder()

@@ -140,7 +140,7 @@ class Throughput(Callback):
         """Stops it, and adds to the logs where asked to."""
         self._end_epoch()
         if self._log and logs is not None and self.steps_per_second is not None:
-            logs.update({name: getattr(self, name) for name in _NAMES})
+            logs.update({name: getattr(self, name) for name in sorted(_NAMES)})
 
     def _look(self, event: BatchEnd) -> bool:
         """Looks, when it is time to. In the training thread: a comparison for nearly all events."""

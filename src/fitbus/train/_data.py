@@ -39,6 +39,8 @@ class IterableSource(Source):
         pad: Whether batches shorter than the first one are filled up.
         class_weight: Multiplies into the sample weights.
         as_given: Whether weights are left as they are: None, or any pytree of arrays.
+        order: What the order of the batches of a dataset like Keras' is made from, anew for each
+            pass, where they can be picked; None leaves them as they come.
     """
 
     def __init__(
@@ -50,9 +52,12 @@ class IterableSource(Source):
         pad: bool,
         class_weight: Mapping[int, float] | None,
         as_given: bool = False,
+        order: tuple[int, ...] | None = None,
     ) -> None:
         self._argument = argument
         self._data = data
+        told = hasattr(data, "on_epoch_end") and hasattr(data, "__getitem__")
+        self.order = (order or ()) if told else ()
         self._pull = pull
         self._pad = pad
         self._class_weight = class_weight
@@ -68,14 +73,15 @@ class IterableSource(Source):
 
     def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
         """Begins a pass."""
-        del number, first
+        del first
         data = self._data() if callable(self._data) else self._data
         if isinstance(data, AsyncIterable):
             items = aiter(data)
             pulled = self._pull(items, owned=items is not self._data)
             return Pass(pulled, self._complete, pulled.close)
         if isinstance(data, Iterable) and not isinstance(data, str | bytes):
-            batches = _told(data) if hasattr(data, "on_epoch_end") else iter(data)
+            told = hasattr(data, "on_epoch_end")
+            batches = _told(data, self._picked(number)) if told else iter(data)
             close = getattr(batches, "close", None) if batches is not self._data else None
             return Pass(batches, self._complete, close)
         raise DataError(
@@ -83,6 +89,15 @@ class IterableSource(Source):
             f"found {type(data).__name__}; give arrays, or an iterable, an async iterable, or"
             " a function that returns one, of batches x, (x, y) or (x, y, sample_weight)",
         )
+
+    def _picked(self, number: int) -> Iterable[int] | None:
+        """The places of a pass' batches in a dataset that is shuffled."""
+        if not self.order or self.steps is None:
+            return None
+        picked: list[int] = (
+            np.random.default_rng([*self.order, number]).permutation(self.steps).tolist()
+        )
+        return picked
 
     def _complete(self, item: Any) -> HostBatch:
         x, y, weight = _parts(self._argument, item)
@@ -115,12 +130,12 @@ class IterableSource(Source):
         return HostBatch(sent(batch), count)
 
 
-def _told(data: Any) -> Iterator[Any]:
+def _told(data: Any, picked: Iterable[int] | None) -> Iterator[Any]:
     """The batches of a data set that wants to know when a pass begins and ends (Keras' do)."""
     begin = getattr(data, "on_epoch_begin", None)
     if callable(begin):
         begin()
-    yield from data
+    yield from data if picked is None else map(data.__getitem__, picked)
     data.on_epoch_end()
 
 
@@ -150,7 +165,13 @@ def source(
             raise InvalidArgumentError(
                 "sample_weight", sample_weight, "batches bring their own: (x, y, sample_weight)"
             )
-        return IterableSource(argument, x, pull, pad=pad, class_weight=by_class, as_given=as_given)
+        return IterableSource(
+            *(argument, x, pull),
+            pad=pad,
+            class_weight=by_class,
+            as_given=as_given,
+            order=seed if shuffle else None,
+        )
     x, y = arrays_of("x", x), arrays_of("y", y)
     count = rows(x, argument)
     if count == 0:

@@ -16,6 +16,7 @@ from fitbus.errors import InvalidArgumentError, WrongThreadError
 from fitbus.train._applying import hyperparameters
 from fitbus.train._attaching import flattened
 from fitbus.train._nested import Nested
+from fitbus.train._npz import save_npz
 from fitbus.train._state import TrainState, copied
 from fitbus.train._view import View
 
@@ -133,21 +134,10 @@ class ModelView(View):
             overwrite: False refuses a file that exists.
 
         Raises:
-            InvalidArgumentError: The file exists, and isn't to be overwritten.
+            InvalidArgumentError: The file exists, and isn't to be overwritten; or its name is that
+                of a file of Keras.
         """
-        weights = self._weights(self._engine("save_weights").state)
-        named: dict[str, Any] = {
-            jax.tree_util.keystr(path): _plain(np.asarray(leaf))
-            for path, leaf in jax.tree_util.tree_leaves_with_path(weights)
-        }
-        path = Path(filepath)
-        if not overwrite and path.exists():
-            raise InvalidArgumentError(
-                "filepath", str(filepath), "it exists; give another one, or overwrite=True"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            np.savez(file, **named)
+        save_npz(filepath, self._weights(self._engine("save_weights").state), overwrite=overwrite)
 
     def load_weights(self, filepath: str | Path) -> None:
         """Reads parameters that `save_weights` wrote.
@@ -291,8 +281,3 @@ class OptimizerView(View):
     def iterations(self) -> int:
         """Completed optimizer updates."""
         return int(self._engine("optimizer").state.step)
-
-
-def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An array of a type that NumPy itself knows."""
-    return array.astype(np.float32) if array.dtype.kind == "V" else array

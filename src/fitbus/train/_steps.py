@@ -37,7 +37,10 @@ class Steps:
             raise InvalidArgumentError("task", task, "give an instance of it")
         for name in ("train_step", "eval_step", "predict_step"):
             if not callable(getattr(task, name, None)):
-                raise InvalidArgumentError("task", task, f"give it a method {name}")
+                remedy = f"give it a method {name}"
+                if hasattr(task, "stateless_call"):
+                    remedy = "wrap the Keras model: fitbus.keras.KerasTask(model)"
+                raise InvalidArgumentError("task", task, remedy)
         pad: Any = getattr(task, "pad", True)
         if not isinstance(pad, bool):
             raise InvalidArgumentError("task.pad", pad, "allowed are True, False")

@@ -133,8 +133,8 @@ class Trainer:
             callbacks: Callback objects and handlers, nested lists allowed; for this call only.
             validation_split: The fraction of the arrays, at their end, that is held out.
             validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`, or what `x` may be.
-            shuffle: Whether arrays are shuffled anew for each pass; `seed` and the step say how.
-                `"batch"`: within each batch only.
+            shuffle: Whether arrays, and a `keras.utils.PyDataset`'s batches, are shuffled anew for
+                each pass, as `seed` and the step say; `"batch"`: within each batch only.
             class_weight: A weight for each class; multiplies into the sample weights.
             sample_weight: A weight for each example, of shape (examples,).
             initial_epoch: The first epoch, from 0.
