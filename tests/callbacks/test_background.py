@@ -34,7 +34,7 @@ async def cancelled_while_it_waits(
                 scope.cancel()
 
         handler = fitbus.handler(kind)(cancel)
-        await script.fit([1, 2, 3, 4], handler, callback, recorder, grace_s=0.4)
+        await script.fit([1, 2, 3, 4], handler, callback, recorder, grace_s=0.8)
     assert scope.cancelled_caught
     assert recorder.of(fitbus.TrainEnd)[0].reason == "cancelled"
     assert script.trainer.state.step >= 0  # the thread has ended: no ThreadStuckError
@@ -84,11 +84,14 @@ async def test_records_that_wait_for_room_are_given_up_too(script: Script, tmp_p
     board = TensorBoard(tmp_path, write_graph=False)
 
     class Much(fitbus.Callback):
-        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             board._writer.submit(gate.pass_sync)
             gate.wait_arrived_sync()
-            for number in range(5000):
+            for number in range(4096):
                 board.scalar("number", number, number)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            board.scalar("number", 4096, 4096)
 
     try:
         failed = cancelled_while_it_waits(script, [Much(), board], fitbus.EpochEnd)

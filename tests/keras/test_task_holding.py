@@ -256,5 +256,6 @@ def test_the_model_is_free_after_its_state_was_lost() -> None:
         lost.fit_sync(X, Y)
     with pytest.raises(StateLostError):
         _ = lost.state
-    assert crashing.predict(X, verbose=0).shape == (32, 1)
+    predict: Any = crashing.predict  # Keras annotates `verbose` as a string
+    assert predict(X, verbose=0).shape == (32, 1)
     assert not {name for name in vars(crashing) if name.startswith("make_")}

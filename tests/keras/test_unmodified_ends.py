@@ -220,3 +220,35 @@ def test_a_stop_by_a_handler_in_a_validation_reaches_keras_callbacks(models: Pai
     assert found.result.epoch == [0]
     assert seen[0][:2] == (0, True)
     assert len(recorder.of(EpochEnd)) == 1
+
+
+@pytest.mark.parametrize(
+    ("hook", "expected"),
+    [
+        ("on_train_begin", ["on_train_begin", "on_train_end"]),
+        (
+            "on_epoch_begin",
+            ["on_train_begin", "on_epoch_begin", "on_epoch_end", "on_train_end"],
+        ),
+    ],
+)
+def test_a_stop_before_the_first_batch_trains_nothing(
+    models: Pair, hook: str, expected: list[str]
+) -> None:
+    """Where Keras still does one batch and validates."""
+    calls: list[str] = []
+
+    def note(name: str) -> Any:
+        def noting(self: Any, *given: Any) -> None:
+            calls.append(name)
+            assert not given[-1]  # no logs
+            if name == hook:
+                self.model.stop_training = True
+
+        return noting
+
+    watching = type("Watches", (Base,), {name: note(name) for name in HOOKS})()
+    found = models.by_fitbus([watching], epochs=2, validation_split=1 / 3)
+    assert calls == expected
+    assert int(models.ours.optimizer.iterations) == 0
+    assert all(not values for values in found.result.history.values())

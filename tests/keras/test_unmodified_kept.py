@@ -73,7 +73,7 @@ def test_an_object_gets_what_one_of_its_own_class_remembered(tmp_path: Path, tur
 def test_an_object_that_is_left_out_gives_another_class_nothing(tmp_path: Path) -> None:
     """It is warned of."""
     broken(tmp_path, Best(), keras.callbacks.EarlyStopping("loss", patience=9, min_delta=10))
-    stopping = keras.callbacks.EarlyStopping("loss", patience=9, min_delta=10)
+    stopping: Any = keras.callbacks.EarlyStopping("loss", patience=9, min_delta=10)
     with pytest.warns(RuntimeWarning, match=r"1 \S*test_unmodified_kept\.Best of the backup"):
         fit(BackupAndRestore(tmp_path), stopping)
     assert stopping.best > 1

@@ -43,8 +43,7 @@ class KerasCallback(Callback):
     `stop_training` that somebody asked for isn't taken back; and one that is set in
     `on_train_begin` or `on_epoch_begin` ends training there, where Keras still does one batch and
     validates: of such an epoch `on_epoch_end` gets no logs, and after `on_train_begin` there is
-    none. In a hook, `model.metrics` have no
-    results; `logs` do.
+    none. In a hook, `model.metrics` have no results; `logs` do.
 
     An object that isn't of Keras' class, or has a `model` of its own, costs a copy of the state at
     each of its hooks; one of Keras' class pays only where it asks for `self.model`.
