@@ -31,7 +31,8 @@ class Background:
     it are left out, since they may build upon it. Any thread may call it.
 
     Whatever waits here ends when the run was cancelled and half of its grace period is over, so
-    that the training thread ends in time however slow the disk is.
+    that the training thread ends in time however slow the disk is. Where a run ends without a
+    `close` (after an error, no hook is called), the thread ends when it is done.
 
     Args:
         owner: The callback's name, for messages.
@@ -39,7 +40,7 @@ class Background:
         room: How many pieces may wait; one more makes `submit` wait, so that memory stays bounded.
 
     Attributes:
-        run: The run for whose callback it works; `Callback.attach` sets it.
+        run: The run for whose callback it works.
     """
 
     def __init__(self, owner: str, timeout_s: float, room: int = 64) -> None:
@@ -54,6 +55,11 @@ class Background:
         self._room = room
         self._lock = threading.Lock()
         self._worker: _Worker | None = None
+
+    def attach(self, run: Run[Any]) -> None:
+        """Works for a run from here on; `Callback.attach` calls it."""
+        self.run = run
+        run.at_end(self._leave)
 
     @property
     def given_up(self) -> bool:
@@ -92,7 +98,8 @@ class Background:
         """Waits until all is done, and ends the thread. Closing again does nothing.
 
         Args:
-            timeout_s: Seconds for it; the callback's own unless given. Never more than those.
+            timeout_s: Seconds for it; the callback's own unless given. Never more than those, nor,
+                in a run that was cancelled, than half of its grace period.
 
         Raises:
             BaseException: What a piece of work raised, as itself.
@@ -105,9 +112,15 @@ class Background:
         if worker is None:
             return
         limit = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
+        if self.run is not None and self.run.end_reason == "cancelled":
+            limit = min(limit, self.run.driver.grace_s / 2)
         if not worker.end(self.waits(limit)):
             raise self._late(worker, limit)
         worker.check()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close(0.0)
 
     def _submit(self, work: Work, waits: Iterator[float]) -> _Worker:
         while True:

@@ -171,10 +171,9 @@ class BackupAndRestore(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is written."""
         assert self.run is not None
-        reason = self.run.end_reason
-        grace_s = self.run.driver.grace_s / 2 if reason == "cancelled" else None
-        self._background.close(grace_s)
-        self._to_delete = self.delete_checkpoint and reason in ("completed", "stopped")
+        self._background.close()
+        ended_well = self.run.end_reason in ("completed", "stopped")
+        self._to_delete = self.delete_checkpoint and ended_well
 
     def _at_good_end(self) -> None:
         if self._to_delete:

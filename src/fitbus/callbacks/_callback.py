@@ -153,10 +153,10 @@ class Callback:
         """Takes back what `state_dict` gave."""
 
     def _tell_background(self, run: Run[Any]) -> None:
-        """Lets what works in the background know of the run's cancellation."""
+        """Lets what works in the background know of the run's end."""
         for part in vars(self).values():
             if isinstance(part, Background):
-                part.run = run
+                part.attach(run)
 
     def _check_names(self, names: frozenset[str]) -> None:
         if self.run is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import os
@@ -10,15 +9,12 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from typing import Any, ClassVar, final
 
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._last_line import end_last_line
 from fitbus.errors import InvalidArgumentError
-
-if TYPE_CHECKING:
-    from fitbus.train import Run
 
 __all__ = ["CSVLogger"]
 
@@ -91,11 +87,6 @@ class CSVLogger(Callback):
         self._resumed: int | None = None
         self._table = _Table(Path(self.filename), separator)
 
-    def attach(self, run: Run[Any]) -> None:
-        """Subscribes to a run; `callbacks=[...]` calls it."""
-        super().attach(run)
-        run.at_end(self._leave)  # after an error, or in a thread that hangs, no hook is called
-
     def _check_names(self, names: frozenset[str]) -> None:
         super()._check_names(names)
         self._known = names  # without those that callbacks add: no validation has these
@@ -120,13 +111,7 @@ class CSVLogger(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is written."""
-        assert self.run is not None
-        cancelled = self.run.end_reason == "cancelled"
-        self._background.close(self.run.driver.grace_s / 2 if cancelled else None)
-
-    def _leave(self) -> None:
-        with contextlib.suppress(Exception):
-            self._background.close(0.0)
+        self._background.close()
 
     def state_dict(self) -> dict[str, Any]:
         """How many rows the file had before this training."""

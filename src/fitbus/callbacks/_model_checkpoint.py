@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
-from fitbus.callbacks._background import Background
-from fitbus.callbacks._callback import Callback, Logs
+from fitbus.callbacks._callback import Logs
 from fitbus.callbacks._checkpoint_path import CheckpointPath
 from fitbus.callbacks._kept import Kept
-from fitbus.callbacks._monitor import Monitor
-from fitbus.callbacks._saving import SaveFreq, Saving, saved_of, scalar
+from fitbus.callbacks._saving import SaveFreq, Saver, scalar
 from fitbus.checkpoints import (
     check_installed,
     delete_checkpoint,
@@ -31,7 +28,7 @@ __all__ = ["ModelCheckpoint"]
 
 
 @final
-class ModelCheckpoint(Callback):
+class ModelCheckpoint(Saver):
     """Saves the parameters, or the whole state, every epoch or every so many batches.
 
     Whether and under which name is decided at once, with a copy in memory; files are written in
@@ -83,8 +80,6 @@ class ModelCheckpoint(Callback):
     Source: Keras' `ModelCheckpoint`.
     """
 
-    adds_logs: ClassVar[bool | frozenset[str]] = False
-
     def __init__(
         self,
         filepath: str | Path,
@@ -99,42 +94,21 @@ class ModelCheckpoint(Callback):
         keep: int | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        self._monitor = Monitor("ModelCheckpoint", monitor, mode, 0)
-        self._saving = Saving(
-            "ModelCheckpoint",
-            self._monitor,
+        super().__init__(
+            monitor,
+            mode=mode,
             verbose=verbose,
-            flags={"save_best_only": save_best_only, "save_weights_only": save_weights_only},
+            save_best_only=save_best_only,
+            save_weights_only=save_weights_only,
             save_freq=save_freq,
             threshold=initial_value_threshold,
+            timeout_s=timeout_s,
         )
         self._path = CheckpointPath(filepath, weights=save_weights_only)
         self._kept = None if keep is None else Kept(keep, self._monitor, self._path.fields)
-        self._background = Background("ModelCheckpoint", timeout_s, room=1)
         library: Any = "safetensors" if save_weights_only else "orbax.checkpoint"
         check_installed("ModelCheckpoint", library)
         self.filepath = self._path.text
-        self.monitor = monitor
-        self.verbose = verbose
-        self.save_best_only = save_best_only
-        self.save_weights_only = save_weights_only
-        self.save_freq: SaveFreq = save_freq
-        if save_freq != "epoch":  # else no hook waits for every batch
-            self.__dict__["on_train_batch_end"] = self._after_batch
-
-    @property
-    def best(self) -> float | None:
-        """The best value; None before the first one."""
-        return self._saving.best
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._saving.best = value
-
-    def attach(self, run: Run[Any]) -> None:
-        """Subscribes to a run; `callbacks=[...]` calls it."""
-        super().attach(run)
-        run.at_end(self._leave)  # after an error of its own, no hook is called
 
     def check_log_names(self, names: frozenset[str]) -> None:
         """Refuses a monitor, and fields of the path, that can never appear."""
@@ -149,55 +123,18 @@ class ModelCheckpoint(Callback):
         if self.save_best_only or (self._kept is not None and appears):
             self._monitor.check_direction()
 
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Notes which epoch it is."""
-        self._saving.epoch = epoch
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Saves, where it saves by epochs."""
-        if self.save_freq == "epoch":
-            self._consider(epoch, None, logs or {})
-        if epoch + 1 == self.params.get("epochs") or self.model.stop_training:
-            self._background.flush()  # the last one is complete before `TrainEnd` is told
-
-    def on_train_end(self, logs: Logs | None = None) -> None:
-        """Waits until all is written.
-
-        Raises:
-            FitbusError: Something couldn't be written.
-            TimeoutError: It takes too long.
-        """
-        assert self.run is not None
-        cancelled = self.run.end_reason == "cancelled"
-        self._background.close(self.run.driver.grace_s / 2 if cancelled else None)
-
     def state_dict(self) -> dict[str, Any]:
         """What it remembers."""
         kept = [] if self._kept is None else self._kept.entries
-        return {
-            "best": self._saving.best,
-            "batches": self._saving.batches,
-            "kept": [[path, value] for path, value in kept],
-        }
+        return {**super().state_dict(), "kept": [[path, value] for path, value in kept]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes it back."""
-        self._saving.best = state["best"]
-        self._saving.batches = state["batches"]
+        super().load_state_dict(state)
         if self._kept is not None:
             self._kept.entries = [(path, value) for path, value in state["kept"]]
 
-    def _leave(self) -> None:
-        with contextlib.suppress(Exception):
-            self._background.close(0.0)
-
-    def _after_batch(self, batch: int, logs: Logs | None = None) -> None:
-        """The hook of every batch, where it saves by batches."""
-        if self._saving.is_due_at_batch():
-            self._consider(self._saving.epoch, batch, logs or {})
-
     def _consider(self, epoch: int, batch: int | None, logs: Logs) -> None:
-        """Decides whether to save, and where; the writing is left to the background."""
         path = self._path.filled(epoch, batch, logs)
         value = scalar(logs.get(self.monitor))
         if not self._should_save(epoch, logs, value, path):
@@ -209,9 +146,9 @@ class ModelCheckpoint(Callback):
                 self._say(epoch, f"not among the best {self._kept.number}, which are kept")
                 return
             dropped = among
-        weights_only = self.save_weights_only
-        named = named_arrays(saved_of(self.run, self.model.state, weights_only=weights_only))
-        write = functools.partial(write_weights if weights_only else write_state, path, named)
+        named = named_arrays(self._saved())
+        write_to = write_weights if self.save_weights_only else write_state
+        write = functools.partial(write_to, path, named)
         self._background.submit(
             functools.partial(self._write, self.run, write, epoch, path, dropped)
         )
@@ -231,7 +168,7 @@ class ModelCheckpoint(Callback):
             )
             return True
         best = "None" if self.best is None else f"{self.best:.5f}"
-        if self._saving.improves(value):
+        if self._improves(value):
             self._say(
                 epoch, f"{self.monitor} improved from {best} to {value:.5f}, saving to {path}"
             )
@@ -254,7 +191,3 @@ class ModelCheckpoint(Callback):
         self._say(epoch, f"saved to {path}")
         for old in dropped:
             delete_checkpoint(old)
-
-    def _say(self, epoch: int, text: str) -> None:
-        if self.verbose:
-            print(f"Epoch {epoch + 1}: {text}")  # noqa: T201  # asked for

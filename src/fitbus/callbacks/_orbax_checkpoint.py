@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import jax
 
-from fitbus.callbacks._background import Background
-from fitbus.callbacks._callback import Callback, Logs
-from fitbus.callbacks._monitor import Monitor
-from fitbus.callbacks._saving import SaveFreq, Saving, path_of, saved_of, scalar
+from fitbus.callbacks._arguments import check_flag
+from fitbus.callbacks._callback import Logs
+from fitbus.callbacks._saving import SaveFreq, Saver, path_of, scalar
 from fitbus.checkpoints import NumberedStates, check_installed, named_arrays
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import CheckpointSaved
@@ -26,7 +23,7 @@ __all__ = ["OrbaxCheckpoint"]
 
 
 @final
-class OrbaxCheckpoint(Callback):
+class OrbaxCheckpoint(Saver):
     """Saves the state with Orbax, every epoch or every so many batches, in a numbered directory.
 
     The number is the epoch's, from 0, or, where it saves by batches, that of the completed steps
@@ -77,8 +74,6 @@ class OrbaxCheckpoint(Callback):
     Source: Keras' `OrbaxCheckpoint`; https://orbax.readthedocs.io
     """
 
-    adds_logs: ClassVar[bool | frozenset[str]] = False
-
     def __init__(
         self,
         directory: str | Path,
@@ -94,19 +89,17 @@ class OrbaxCheckpoint(Callback):
         *,
         timeout_s: float = 30.0,
     ) -> None:
-        self._monitor = Monitor("OrbaxCheckpoint", monitor, mode, 0)
-        self._saving = Saving(
-            "OrbaxCheckpoint",
-            self._monitor,
+        super().__init__(
+            monitor,
+            mode=mode,
             verbose=verbose,
-            flags={
-                "save_best_only": save_best_only,
-                "save_on_background": save_on_background,
-                "save_weights_only": save_weights_only,
-            },
+            save_best_only=save_best_only,
+            save_weights_only=save_weights_only,
             save_freq=save_freq,
             threshold=initial_value_threshold,
+            timeout_s=timeout_s,
         )
+        check_flag("OrbaxCheckpoint", "save_on_background", save_on_background)
         self.directory = path_of("OrbaxCheckpoint", "directory", directory)
         if max_to_keep is not None:
             self._monitor.check_count("max_to_keep", max_to_keep)
@@ -114,27 +107,10 @@ class OrbaxCheckpoint(Callback):
                 raise InvalidArgumentError(
                     "OrbaxCheckpoint.max_to_keep", 0, "give at least 1, or None for all"
                 )
-        self._background = Background("OrbaxCheckpoint", timeout_s, room=1)
         self._states: NumberedStates | None = None
         check_installed("OrbaxCheckpoint", "orbax.checkpoint")
-        self.monitor = monitor
-        self.verbose = verbose
-        self.save_best_only = save_best_only
-        self.save_freq: SaveFreq = save_freq
         self.max_to_keep = max_to_keep
         self.save_on_background = save_on_background
-        self.save_weights_only = save_weights_only
-        if save_freq != "epoch":  # else no hook waits for every batch
-            self.__dict__["on_train_batch_end"] = self._after_batch
-
-    @property
-    def best(self) -> float | None:
-        """The best value; None before the first one."""
-        return self._saving.best
-
-    @best.setter
-    def best(self, value: float | None) -> None:
-        self._saving.best = value
 
     def wait_until_finished(self) -> None:
         """Waits until all is written that was to be saved so far.
@@ -148,11 +124,6 @@ class OrbaxCheckpoint(Callback):
     def is_primary_host(self) -> bool:
         """Whether this is the first of several processes; True where there is only one."""
         return jax.process_index() == 0
-
-    def attach(self, run: Run[Any]) -> None:
-        """Subscribes to a run; `callbacks=[...]` calls it."""
-        super().attach(run)
-        run.at_end(self._leave)  # after an error of its own, no hook is called
 
     def check_log_names(self, names: frozenset[str]) -> None:
         """Refuses a monitor that can never appear; at batches, there is no validation."""
@@ -175,55 +146,16 @@ class OrbaxCheckpoint(Callback):
         self._background.submit(self._open)
         self._background.flush()
 
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Notes which epoch it is."""
-        self._saving.epoch = epoch
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Saves, where it saves by epochs."""
-        if self.save_freq == "epoch":
-            self._consider(epoch, logs or {})
-        if epoch + 1 == self.params.get("epochs") or self.model.stop_training:
-            self._background.flush()  # the last one is complete before `TrainEnd` is told
-
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Waits until all is written.
-
-        Raises:
-            FitbusError: Something couldn't be written.
-            TimeoutError: It takes too long.
-        """
-        assert self.run is not None
+        """Waits until all is written; raises as `wait_until_finished` does."""
         states, self._states = self._states, None
-        limit = self.run.driver.grace_s / 2 if self.run.end_reason == "cancelled" else None
         try:
             if states is not None:
                 self._background.submit(states.close)
         finally:
-            self._background.close(limit)
+            super().on_train_end(logs)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What it remembers."""
-        return {"best": self._saving.best, "batches": self._saving.batches}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes it back."""
-        self._saving.best = state["best"]
-        self._saving.batches = state["batches"]
-
-    def _leave(self) -> None:
-        self._states = None
-        with contextlib.suppress(Exception):
-            self._background.close(0.0)
-
-    def _after_batch(self, batch: int, logs: Logs | None = None) -> None:
-        """The hook of every batch, where it saves by batches."""
-        if self._saving.is_due_at_batch():
-            self._consider(int(self.model.state.step), logs or {})
-
-    def _consider(self, number: int, logs: Logs) -> None:
-        """Decides whether to save; the writing is left to the background."""
-        epoch = self._saving.epoch
+    def _consider(self, epoch: int, batch: int | None, logs: Logs) -> None:
         if self.save_best_only:
             value = scalar(logs.get(self.monitor))
             if value is None:
@@ -235,11 +167,11 @@ class OrbaxCheckpoint(Callback):
                     stacklevel=3,
                 )
                 return
-            if not self._saving.improves(value):
+            if not self._improves(value):
                 self._say(epoch, f"{self.monitor} did not improve from {self.best}")
                 return
-        weights_only = self.save_weights_only
-        named = named_arrays(saved_of(self.run, self.model.state, weights_only=weights_only))
+        number = epoch if batch is None else int(self.model.state.step)
+        named = named_arrays(self._saved())
         self._background.submit(partial(self._write, self._states, self.run, epoch, number, named))
         if not self.save_on_background:
             self._background.flush()
@@ -261,7 +193,3 @@ class OrbaxCheckpoint(Callback):
         path = states.write(number, named)
         run.publish(CheckpointSaved(path=str(path)))
         self._say(epoch, f"saved to {path}")
-
-    def _say(self, epoch: int, text: str) -> None:
-        if self.verbose:
-            print(f"Epoch {epoch + 1}: {text}")  # noqa: T201  # asked for

@@ -1,53 +1,60 @@
-"""What the callbacks that save checkpoints share: their arguments, and when they save."""
+"""What the callbacks that save checkpoints share: arguments, when they save, and what."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal
 
-from fitbus.callbacks._monitor import Monitor
+from fitbus.callbacks._arguments import check_flag
+from fitbus.callbacks._background import Background
+from fitbus.callbacks._callback import Callback, Logs
+from fitbus.callbacks._monitor import Mode, Monitor
 from fitbus.errors import InvalidArgumentError
 
-__all__ = ["SaveFreq", "Saving", "path_of", "saved_of", "scalar"]
+__all__ = ["SaveFreq", "Saver", "path_of", "scalar"]
 
 SaveFreq = Literal["epoch"] | int
 
 
-@final
-class Saving:
-    """Keras' arguments of its checkpoint callbacks, checked; counts batches.
+class Saver(Callback):
+    """The part of Keras' checkpoint callbacks that they share: arguments, and when they save.
 
     Args:
-        owner: The callback's name, for messages.
-        monitor: What judges values.
+        monitor: A name in the logs.
+        mode: `"min"`, `"max"` or `"auto"`.
         verbose: 0 or 1.
-        flags: Arguments that are True or False, by name.
+        save_best_only: Whether it saves only when `monitor` is better than ever before.
+        save_weights_only: Whether it saves the parameters alone.
         save_freq: `"epoch"`, or how many batches.
         threshold: The first best value, or None.
+        timeout_s: Seconds to wait for a slow disk.
 
     Attributes:
-        best: The best value; None before the first one.
-        batches: Batches since it saved.
-        epoch: The epoch under way, from 0.
+        best: The best value; None before the first one. It stays for the next training.
     """
+
+    adds_logs: ClassVar[bool | frozenset[str]] = False
 
     def __init__(
         self,
-        owner: str,
-        monitor: Monitor,
+        monitor: str,
         *,
+        mode: Mode,
         verbose: int,
-        flags: Mapping[str, object],
+        save_best_only: bool,
+        save_weights_only: bool,
         save_freq: SaveFreq,
         threshold: float | None,
+        timeout_s: float,
     ) -> None:
+        owner = type(self).__name__
+        self._monitor = Monitor(owner, monitor, mode, 0)
         if verbose not in (0, 1, 2):
             raise InvalidArgumentError(f"{owner}.verbose", verbose, "give 0 (silent) or 1")
-        for name, flag in flags.items():
-            if not isinstance(flag, bool):
-                raise InvalidArgumentError(f"{owner}.{name}", flag, "give True or False")
+        check_flag(owner, "save_best_only", save_best_only)
+        check_flag(owner, "save_weights_only", save_weights_only)
         whole = isinstance(save_freq, int) and not isinstance(save_freq, bool)
         if save_freq != "epoch" and not (whole and save_freq > 0):
             raise InvalidArgumentError(
@@ -58,34 +65,76 @@ class Saving:
             raise InvalidArgumentError(
                 f"{owner}.initial_value_threshold", threshold, "give a number, or None"
             )
-        self._freq = save_freq
-        self._monitor = monitor
+        self._background = Background(owner, timeout_s, room=1)
+        self._epoch = 0
+        self._batches = 0  # since it saved
         self.best = threshold
-        self.batches = 0
-        self.epoch = 0
+        self.monitor = monitor
+        self.verbose = verbose
+        self.save_best_only = save_best_only
+        self.save_weights_only = save_weights_only
+        self.save_freq: SaveFreq = save_freq
+        if save_freq != "epoch":  # else no hook waits for every batch
+            self.__dict__["on_train_batch_end"] = self._after_batch
 
-    def is_due_at_batch(self) -> bool:
-        """Counts a batch, over epochs and trainings; tells whether it saves now."""
-        self.batches += 1
-        due = isinstance(self._freq, int) and self.batches >= self._freq
-        if due:
-            self.batches = 0
-        return due
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Notes which epoch it is."""
+        self._epoch = epoch
 
-    def improves(self, value: float) -> bool:
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Saves, where it saves by epochs."""
+        if self.save_freq == "epoch":
+            self._consider(epoch, None, logs or {})
+        if epoch + 1 == self.params.get("epochs") or self.model.stop_training:
+            self._background.flush()  # the last one is complete before `TrainEnd` is told
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Waits until all is written.
+
+        Raises:
+            FitbusError: Something couldn't be written.
+            TimeoutError: It takes too long.
+        """
+        self._background.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers."""
+        return {"best": self.best, "batches": self._batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes it back."""
+        self.best, self._batches = state["best"], state["batches"]
+
+    def _after_batch(self, batch: int, logs: Logs | None = None) -> None:
+        """The hook of every batch, where it saves by batches: counted over epochs and trainings."""
+        self._batches += 1
+        if isinstance(self.save_freq, int) and self._batches >= self.save_freq:
+            self._batches = 0
+            self._consider(self._epoch, batch, logs or {})
+
+    def _consider(self, epoch: int, batch: int | None, logs: Logs) -> None:
+        """Decides whether to save, with a copy if so; the writing is left to the background."""
+        raise NotImplementedError
+
+    def _improves(self, value: float) -> bool:
         """Whether a value is the best one; notes it if so."""
         better = self._monitor.improves(value, self.best)
         if better:
             self.best = value
         return better
 
+    def _saved(self) -> Any:
+        """What of the state is saved: all of it, or what the task says are its weights."""
+        assert self.run is not None
+        state = self.model.state
+        if not self.save_weights_only:
+            return state
+        weights = getattr(self.run.trainer.steps.task, "weights", None)
+        return state.params if weights is None else weights(state)
 
-def saved_of(run: Any, state: Any, *, weights_only: bool) -> Any:
-    """What of a state is saved: all of it, or what the task says are its weights."""
-    if not weights_only:
-        return state
-    weights = getattr(run.trainer.steps.task, "weights", None)
-    return state.params if weights is None else weights(state)
+    def _say(self, epoch: int, text: str) -> None:
+        if self.verbose:
+            print(f"Epoch {epoch + 1}: {text}")  # noqa: T201  # asked for
 
 
 def scalar(value: object) -> float | None:

@@ -253,10 +253,8 @@ class TensorBoard(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Stops the profiler, and waits until all is written."""
-        assert self.run is not None
         self._close_profiler()
-        cancelled = self.run.end_reason == "cancelled"
-        self._writer.close(self.run.driver.grace_s / 2 if cancelled else None)
+        self._writer.close()
 
     # Inside.
 

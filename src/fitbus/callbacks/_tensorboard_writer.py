@@ -65,18 +65,17 @@ class Writer:
         with self._changed:
             self._check()
 
-    def close(self, timeout_s: float | None = None, *, for_good: bool = False) -> None:
+    def close(self, *, for_good: bool = False) -> None:
         """Waits until all is written. What comes meanwhile follows, and isn't waited for.
 
         Args:
-            timeout_s: Seconds for it; its own, unless given.
             for_good: Whether what comes from here on is written by who brings it.
         """
         with self._changed:
             self._closing = True
             self._open = self._open and not for_good
         try:
-            self._background.close(timeout_s)
+            self._background.close()
         finally:
             with self._changed:
                 self._closing = self._scheduled = False
