@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, final
 
-from fitbus.errors import InvalidArgumentError, RunCancelledError
+from fitbus.callbacks._arguments import check_seconds
+from fitbus.errors import RunCancelledError
 
 if TYPE_CHECKING:
     from fitbus.train import Run
@@ -44,11 +44,7 @@ class Background:
     """
 
     def __init__(self, owner: str, timeout_s: float, room: int = 64) -> None:
-        number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-        if not number or not 0 < timeout_s < math.inf:
-            raise InvalidArgumentError(
-                f"{owner}.timeout_s", timeout_s, "give seconds, a finite number above 0"
-            )
+        check_seconds(owner, "timeout_s", timeout_s)
         self.run: Run[Any] | None = None
         self._owner = owner
         self._timeout_s = timeout_s

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 import jax
 
+from fitbus.callbacks._arguments import check_flag, is_whole, path_of
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._backup_file import BackupFiles, Damaged
 from fitbus.callbacks._callback import Callback, Logs
@@ -91,28 +92,20 @@ class BackupAndRestore(Callback):
         *,
         timeout_s: float = 30.0,
     ) -> None:
-        if not isinstance(backup_dir, str | os.PathLike) or not os.fspath(backup_dir):
-            raise InvalidArgumentError("BackupAndRestore.backup_dir", backup_dir, "give a path")
-        number = isinstance(save_freq, int) and not isinstance(save_freq, bool) and save_freq > 0
-        if not number and save_freq != "epoch":
+        path = path_of("BackupAndRestore", "backup_dir", backup_dir)
+        if save_freq != "epoch" and not (is_whole(save_freq) and save_freq > 0):
             raise InvalidArgumentError(
                 "BackupAndRestore.save_freq",
                 save_freq,
                 "give 'epoch', or a whole number of batches of at least 1",
             )
-        for name, value in (
-            ("double_checkpoint", double_checkpoint),
-            ("delete_checkpoint", delete_checkpoint),
-        ):
-            if not isinstance(value, bool):
-                raise InvalidArgumentError(
-                    f"BackupAndRestore.{name}", value, "allowed are True, False"
-                )
+        check_flag("BackupAndRestore", "double_checkpoint", double_checkpoint)
+        check_flag("BackupAndRestore", "delete_checkpoint", delete_checkpoint)
         self.backup_dir = backup_dir
         self.save_freq: int | Literal["epoch"] = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
-        self._directory = Path(backup_dir).absolute()
+        self._directory = Path(path).absolute()
         self._background = Background("BackupAndRestore", timeout_s)
         self._files = BackupFiles(self._directory, 3 if double_checkpoint else 2)
         self._lock = threading.Lock()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from fitbus.callbacks._saving import path_of
+from fitbus.callbacks._arguments import path_of
 from fitbus.errors import InvalidArgumentError
 
 __all__ = ["CheckpointPath"]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from fitbus.callbacks._arguments import check_flag
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._last_line import end_last_line
@@ -76,8 +77,7 @@ class CSVLogger(Callback):
             raise InvalidArgumentError(
                 "CSVLogger.separator", separator, "give one character, no quote or line end"
             )
-        if not isinstance(append, bool):
-            raise InvalidArgumentError("CSVLogger.append", append, "allowed are True, False")
+        check_flag("CSVLogger", "append", append)
         self.filename = os.fspath(filename)
         self.sep = separator
         self.append = append

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import jax
 import jax.monitoring
 
+from fitbus.callbacks._arguments import check_flag
 from fitbus.callbacks._callback import Callback, Logs
-from fitbus.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from fitbus.train import Run
@@ -65,8 +65,7 @@ class DeviceStats(Callback):
     adds_logs: ClassVar[bool | frozenset[str]] = False  # unless asked to: see `attach`
 
     def __init__(self, *, log: bool = False) -> None:
-        if not isinstance(log, bool):
-            raise InvalidArgumentError("DeviceStats.log", log, "allowed are True, False")
+        check_flag("DeviceStats", "log", log)
         self.devices: dict[str, dict[str, int]] = {}
         self.host: dict[str, int] = {}
         self._log = log

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final
 
-from fitbus.callbacks._arguments import check_flag, check_verbose
+from fitbus.callbacks._arguments import check_flag, check_verbose, check_whole
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._monitor import Monitor
 
@@ -71,8 +71,8 @@ class EarlyStopping(Callback):
         start_from_epoch: int = 0,
     ) -> None:
         self._monitor = Monitor("EarlyStopping", monitor, mode, min_delta)
-        self._monitor.check_count("patience", patience)
-        self._monitor.check_count("start_from_epoch", start_from_epoch)
+        check_whole("EarlyStopping", "patience", patience, 0)
+        check_whole("EarlyStopping", "start_from_epoch", start_from_epoch, 0)
         self._monitor.check_baseline(baseline)
         check_verbose("EarlyStopping", verbose)
         check_flag("EarlyStopping", "restore_best_weights", restore_best_weights)

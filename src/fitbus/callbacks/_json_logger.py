@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final, get_args
 import msgspec
 
 from fitbus.bus import OnError
+from fitbus.callbacks._arguments import check_flag, check_whole
 from fitbus.callbacks._callback import Callback
 from fitbus.callbacks._last_line import end_last_line
 from fitbus.control import UnknownControl
@@ -107,12 +108,8 @@ class JSONLogger(Callback):
     ) -> None:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path):
             raise InvalidArgumentError("JSONLogger.path", path, "give the path of a file")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InvalidArgumentError(
-                "JSONLogger.every", every, "give a whole number of at least 1"
-            )
-        if not isinstance(append, bool):
-            raise InvalidArgumentError("JSONLogger.append", append, "allowed are True, False")
+        check_whole("JSONLogger", "every", every, 1)
+        check_flag("JSONLogger", "append", append)
         if on_error not in get_args(OnError):
             raise InvalidArgumentError("JSONLogger.on_error", on_error, one_of(get_args(OnError)))
         self.path = os.fspath(path)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from typing import final
 
+from fitbus.callbacks._arguments import check_whole
 from fitbus.callbacks._monitor import Monitor
 from fitbus.errors import InvalidArgumentError
 
@@ -28,10 +29,7 @@ class Kept:
     """
 
     def __init__(self, number: int, monitor: Monitor, fields: Collection[str]) -> None:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InvalidArgumentError(
-                "ModelCheckpoint.keep", number, "give a whole number of at least 1, or None"
-            )
+        check_whole("ModelCheckpoint", "keep", number, 1, also=", or None")
         if not fields:
             raise InvalidArgumentError(
                 "ModelCheckpoint.keep",

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fitbus.callbacks._arguments import check_whole, is_number
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import SetLearningRate, StopTraining, UpdateState
 from fitbus.errors import FitbusError, InvalidArgumentError, one_of
@@ -91,16 +92,15 @@ class LearningRateFinder(Callback):
         smoothing: float = 0.9,
         diverges_at: float | None = 4.0,
     ) -> None:
-        _check("min_lr", min_lr, _is_number(min_lr) and min_lr > 0, "a finite number above 0")
-        _check("max_lr", max_lr, _is_number(max_lr) and max_lr > min_lr, "a number above min_lr")
-        whole = isinstance(steps, int) and not isinstance(steps, bool)
-        _check("steps", steps, whole and steps >= 2, "a whole number of at least 2")
+        _check("min_lr", min_lr, _is_finite(min_lr) and min_lr > 0, "a finite number above 0")
+        _check("max_lr", max_lr, _is_finite(max_lr) and max_lr > min_lr, "a number above min_lr")
+        check_whole("LearningRateFinder", "steps", steps, 2)
         modes = ("exponential", "linear")
         if mode not in modes:
             raise InvalidArgumentError("LearningRateFinder.mode", mode, one_of(modes))
-        is_part = _is_number(smoothing) and 0 <= smoothing < 1
+        is_part = _is_finite(smoothing) and 0 <= smoothing < 1
         _check("smoothing", smoothing, is_part, "a number of at least 0, below 1")
-        is_factor = diverges_at is None or (_is_number(diverges_at) and diverges_at > 1)
+        is_factor = diverges_at is None or (_is_finite(diverges_at) and diverges_at > 1)
         _check("diverges_at", diverges_at, is_factor, "a finite number above 1, or None")
         self.min_lr = min_lr
         self.max_lr = max_lr
@@ -290,9 +290,8 @@ def _as_keys(tree: Any, kept: Any) -> Any:
     return jax.tree.map(lambda leaf, x: as_key(leaf, x) if _is_key(leaf) else x, tree, kept)
 
 
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)  # type: ignore[arg-type]  # a number
+def _is_finite(value: object) -> bool:
+    return is_number(value) and math.isfinite(value)
 
 
 def _check(argument: str, value: object, is_good: bool, allowed: str) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from fitbus.callbacks._arguments import scalar
 from fitbus.callbacks._callback import Logs
 from fitbus.callbacks._checkpoint_path import CheckpointPath
 from fitbus.callbacks._kept import Kept
-from fitbus.callbacks._saving import SaveFreq, Saver, scalar
+from fitbus.callbacks._saving import SaveFreq, Saver
 from fitbus.checkpoints import (
     check_installed,
     delete_checkpoint,

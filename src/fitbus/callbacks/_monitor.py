@@ -96,13 +96,6 @@ class Monitor:
         if value is not None and (not isinstance(value, int | float) or math.isnan(value)):
             raise InvalidArgumentError(f"{self._owner}.baseline", value, "give a number, or None")
 
-    def check_count(self, argument: str, value: object) -> None:
-        """Refuses what is no whole number of at least 0."""
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InvalidArgumentError(
-                f"{self._owner}.{argument}", value, "give a whole number of at least 0"
-            )
-
 
 def _single(value: float) -> float:
     """The float32 next to a number; infinite beyond them."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import jax
 
-from fitbus.callbacks._arguments import check_flag
+from fitbus.callbacks._arguments import check_flag, check_whole, path_of, scalar
 from fitbus.callbacks._callback import Logs
-from fitbus.callbacks._saving import SaveFreq, Saver, path_of, scalar
+from fitbus.callbacks._saving import SaveFreq, Saver
 from fitbus.checkpoints import NumberedStates, check_installed, named_arrays
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import CheckpointSaved
@@ -102,7 +102,7 @@ class OrbaxCheckpoint(Saver):
         check_flag("OrbaxCheckpoint", "save_on_background", save_on_background)
         self.directory = path_of("OrbaxCheckpoint", "directory", directory)
         if max_to_keep is not None:
-            self._monitor.check_count("max_to_keep", max_to_keep)
+            check_whole("OrbaxCheckpoint", "max_to_keep", max_to_keep, 0)
             if max_to_keep == 0:
                 raise InvalidArgumentError(
                     "OrbaxCheckpoint.max_to_keep", 0, "give at least 1, or None for all"

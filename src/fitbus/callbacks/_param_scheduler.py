@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, final
 
+from fitbus.callbacks._arguments import is_number
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import SetHyperparameter
 from fitbus.errors import InvalidArgumentError, one_of
@@ -181,7 +182,6 @@ def _number(found: Any, what: str) -> float:
     """A finite number as Python's own; NumPy's and JAX's scalars are."""
     if getattr(found, "shape", None) == () and hasattr(found, "item"):
         found = found.item()
-    is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    if not is_number or not math.isfinite(found):
+    if not is_number(found) or not math.isfinite(found):
         raise InvalidArgumentError(what, found, "give a finite number")
     return float(found)

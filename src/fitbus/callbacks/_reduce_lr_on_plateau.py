@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, final
 
 import numpy as np
 
-from fitbus.callbacks._arguments import check_verbose
+from fitbus.callbacks._arguments import check_verbose, check_whole, is_number
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._monitor import Monitor
 from fitbus.errors import InvalidArgumentError
@@ -85,8 +85,8 @@ class ReduceLROnPlateau(Callback):
             meant = "its name is min_delta" if name == "epsilon" else f"it takes {_ARGUMENTS}"
             raise InvalidArgumentError(f"ReduceLROnPlateau.{name}", value, meant)
         self._monitor = Monitor("ReduceLROnPlateau", monitor, mode, min_delta)
-        self._monitor.check_count("patience", patience)
-        self._monitor.check_count("cooldown", cooldown)
+        check_whole("ReduceLROnPlateau", "patience", patience, 0)
+        check_whole("ReduceLROnPlateau", "cooldown", cooldown, 0)
         _check_number("factor", factor, below=1.0)
         _check_number("min_lr", min_lr)
         check_verbose("ReduceLROnPlateau", verbose)
@@ -178,6 +178,6 @@ _REMEMBERED = ("best", "wait", "cooldown_counter")
 
 
 def _check_number(argument: str, value: object, *, below: float = math.inf) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+    if not is_number(value) or not 0 <= value < below:
         allowed = "a finite number of at least 0" + ("" if below == math.inf else ", below 1")
         raise InvalidArgumentError(f"ReduceLROnPlateau.{argument}", value, f"give {allowed}")

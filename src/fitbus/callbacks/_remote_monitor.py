@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, final
 from urllib.parse import urlencode
 
+from fitbus.callbacks._arguments import check_flag, check_seconds, check_whole
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._remote_sender import Attempts, Counts, RemoteStatistics, Sender
 from fitbus.errors import FitbusError, InvalidArgumentError
@@ -102,15 +103,12 @@ class RemoteMonitor(Callback):
             raise InvalidArgumentError(
                 "RemoteMonitor.headers", headers, "give texts by name, or None"
             )
-        if not isinstance(send_as_json, bool):
-            raise InvalidArgumentError(
-                "RemoteMonitor.send_as_json", send_as_json, "allowed are True, False"
-            )
-        _seconds("timeout_s", timeout_s)
-        _seconds("backoff_s", backoff_s, zero=True)
-        _seconds("drain_s", drain_s, zero=True)
-        _whole("retries", retries, 0)
-        _whole("room", room, 1)
+        check_flag("RemoteMonitor", "send_as_json", send_as_json)
+        check_seconds("RemoteMonitor", "timeout_s", timeout_s)
+        check_seconds("RemoteMonitor", "backoff_s", backoff_s, zero=True)
+        check_seconds("RemoteMonitor", "drain_s", drain_s, zero=True)
+        check_whole("RemoteMonitor", "retries", retries, 0)
+        check_whole("RemoteMonitor", "room", room, 1)
         self.root = root
         self.path = path
         self.field = field
@@ -178,23 +176,3 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     to_list = getattr(value, "tolist", None)
     return repr(value) if to_list is None else _plain(to_list())
-
-
-def _seconds(argument: str, value: object, *, zero: bool = False) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value < math.inf
-        or (value == 0 and not zero)
-    ):
-        least = "of at least 0" if zero else "above 0"
-        raise InvalidArgumentError(
-            f"RemoteMonitor.{argument}", value, f"give seconds, a finite number {least}"
-        )
-
-
-def _whole(argument: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidArgumentError(
-            f"RemoteMonitor.{argument}", value, f"give a whole number of at least {least}"
-        )

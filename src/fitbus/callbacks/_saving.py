@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from fitbus.callbacks._arguments import check_flag
+from fitbus.callbacks._arguments import check_flag, is_number, is_whole
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._monitor import Mode, Monitor
 from fitbus.errors import InvalidArgumentError
 
-__all__ = ["SaveFreq", "Saver", "path_of", "scalar"]
+__all__ = ["SaveFreq", "Saver"]
 
 SaveFreq = Literal["epoch"] | int
 
@@ -55,13 +54,11 @@ class Saver(Callback):
             raise InvalidArgumentError(f"{owner}.verbose", verbose, "give 0 (silent) or 1")
         check_flag(owner, "save_best_only", save_best_only)
         check_flag(owner, "save_weights_only", save_weights_only)
-        whole = isinstance(save_freq, int) and not isinstance(save_freq, bool)
-        if save_freq != "epoch" and not (whole and save_freq > 0):
+        if save_freq != "epoch" and not (is_whole(save_freq) and save_freq > 0):
             raise InvalidArgumentError(
                 f"{owner}.save_freq", save_freq, "give 'epoch', or a number of batches above 0"
             )
-        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if threshold is not None and not (number and not math.isnan(threshold)):
+        if threshold is not None and (not is_number(threshold) or math.isnan(threshold)):
             raise InvalidArgumentError(
                 f"{owner}.initial_value_threshold", threshold, "give a number, or None"
             )
@@ -135,23 +132,3 @@ class Saver(Callback):
     def _say(self, epoch: int, text: str) -> None:
         if self.verbose:
             print(f"Epoch {epoch + 1}: {text}")  # noqa: T201  # asked for
-
-
-def scalar(value: object) -> float | None:
-    """A value of the logs as a number; None if it is none, or several."""
-    if isinstance(value, str | bytes) or getattr(value, "shape", ()) != ():
-        return None
-    try:
-        return float(value)  # type: ignore[arg-type]  # tried
-    except (TypeError, ValueError):
-        return None
-
-
-def path_of(owner: str, argument: str, path: Any) -> str:
-    """A path as text, or refuses it."""
-    if not isinstance(path, str | os.PathLike) or not str(path):
-        raise InvalidArgumentError(f"{owner}.{argument}", path, "give a path")
-    text: str | bytes = os.fspath(path)
-    if isinstance(text, bytes):
-        raise InvalidArgumentError(f"{owner}.{argument}", path, "give a path that is a text")
-    return text

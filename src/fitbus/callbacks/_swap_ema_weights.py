@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 
+from fitbus.callbacks._arguments import check_flag, is_number
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import UpdateState
 from fitbus.errors import InvalidArgumentError
@@ -87,14 +88,10 @@ class SwapEMAWeights(Callback):
         ema: Callable[[TrainState], Any] | None = None,
         decay: float | None = None,
     ) -> None:
-        if not isinstance(swap_on_epoch, bool):
-            raise InvalidArgumentError(
-                "SwapEMAWeights.swap_on_epoch", swap_on_epoch, "allowed are True, False"
-            )
+        check_flag("SwapEMAWeights", "swap_on_epoch", swap_on_epoch)
         if ema is not None and not callable(ema):
             raise InvalidArgumentError("SwapEMAWeights.ema", ema, "give a function of the state")
-        number = isinstance(decay, int | float) and not isinstance(decay, bool)
-        if decay is not None and not (number and 0 <= decay < 1):
+        if decay is not None and not (is_number(decay) and 0 <= decay < 1):
             raise InvalidArgumentError(
                 "SwapEMAWeights.decay", decay, "give a number of at least 0 and below 1"
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fitbus.callbacks._arguments import check_flag, scalar
 from fitbus.callbacks._tensorboard_summaries import pixels_of
 from fitbus.errors import InvalidArgumentError
 
@@ -44,8 +45,7 @@ def check_arguments(log_dir: Any, update_freq: Any, *, freqs: Any, flags: Any) -
                 f"TensorBoard.{name}", freq, "give a whole number of epochs, or 0 for none"
             )
     for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise InvalidArgumentError(f"TensorBoard.{name}", flag, "allowed are True, False")
+        check_flag("TensorBoard", name, flag)
     if update_freq not in ("batch", "epoch") and not (_is_whole(update_freq) and update_freq > 0):
         raise InvalidArgumentError(
             "TensorBoard.update_freq",
@@ -101,7 +101,7 @@ def check_tag(method: str, tag: Any, step: Any, to: Any) -> None:
 
 def checked_value(value: Any) -> float:
     """A number as such."""
-    found = _number(value)
+    found = scalar(value)
     if found is None:
         raise InvalidArgumentError("TensorBoard.scalar.value", value, "give a number")
     return found
@@ -142,17 +142,8 @@ def checked_numbers(array: Any) -> np.ndarray[Any, Any]:
 
 def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
     """Those of the logs that are numbers: callbacks may have added what they like."""
-    found = {name: _number(value) for name, value in logs.items()}
+    found = {name: scalar(value) for name, value in logs.items()}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, str | bytes) or getattr(value, "shape", ()) != ():
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def _is_whole(value: Any) -> bool:

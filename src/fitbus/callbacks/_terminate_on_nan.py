@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar, final
 
+from fitbus.callbacks._arguments import check_flag
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import StopTraining
 from fitbus.errors import InvalidArgumentError
@@ -39,10 +40,7 @@ class TerminateOnNaN(Callback):
     adds_logs: ClassVar[bool | frozenset[str]] = False
 
     def __init__(self, raise_error: bool = False) -> None:
-        if not isinstance(raise_error, bool):
-            raise InvalidArgumentError(
-                "TerminateOnNaN.raise_error", raise_error, "allowed are True, False"
-            )
+        check_flag("TerminateOnNaN", "raise_error", raise_error)
         self.raise_error = raise_error
 
     def check_log_names(self, names: frozenset[str]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
+from fitbus.callbacks._arguments import check_flag, check_seconds
 from fitbus.callbacks._callback import Callback, Logs
-from fitbus.errors import InvalidArgumentError
 from fitbus.events import BatchEnd, Event
 
 if TYPE_CHECKING:
@@ -91,13 +90,10 @@ class Throughput(Callback):
         every_s: float = 1.0,
         publish: bool = False,
     ) -> None:
-        for argument, value in (("log", log), ("publish", publish)):
-            if not isinstance(value, bool):
-                raise InvalidArgumentError(
-                    f"Throughput.{argument}", value, "allowed are True, False"
-                )
-        _seconds("window_s", window_s)
-        _seconds("every_s", every_s)
+        check_flag("Throughput", "log", log)
+        check_flag("Throughput", "publish", publish)
+        check_seconds("Throughput", "window_s", window_s)
+        check_seconds("Throughput", "every_s", every_s)
         self._log = log
         self._window_s = window_s
         self._every_s = every_s
@@ -215,10 +211,3 @@ class _Sample(NamedTuple):
     steps: int
     examples: float
     input_s: float
-
-
-def _seconds(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InvalidArgumentError(
-            f"Throughput.{argument}", value, "give seconds, a finite number above 0"
-        )

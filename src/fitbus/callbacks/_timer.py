@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from fitbus.callbacks._arguments import check_verbose
+from fitbus.callbacks._arguments import check_flag, check_verbose, check_whole, is_number
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import StopTraining
 from fitbus.errors import InvalidArgumentError
@@ -57,20 +57,15 @@ class Timer(Callback):
     ) -> None:
         if isinstance(max_seconds, dt.timedelta):
             max_seconds = max_seconds.total_seconds()
-        number = isinstance(max_seconds, int | float) and not isinstance(max_seconds, bool)
-        if max_seconds is not None and not (number and 0 < max_seconds < math.inf):
+        if max_seconds is not None and not (is_number(max_seconds) and 0 < max_seconds < math.inf):
             raise InvalidArgumentError(
                 "Timer.max_seconds", max_seconds, "give seconds, a finite number above 0, or None"
             )
-        whole = isinstance(max_steps, int) and not isinstance(max_steps, bool)
-        if max_steps is not None and not (whole and max_steps >= 1):
-            raise InvalidArgumentError(
-                "Timer.max_steps", max_steps, "give a whole number of at least 1, or None"
-            )
+        if max_steps is not None:
+            check_whole("Timer", "max_steps", max_steps, 1, also=", or None")
         if max_seconds is None and max_steps is None:
             raise InvalidArgumentError("Timer", None, "give max_seconds, max_steps or both")
-        if not isinstance(validate, bool):
-            raise InvalidArgumentError("Timer.validate", validate, "allowed are True, False")
+        check_flag("Timer", "validate", validate)
         check_verbose("Timer", verbose)
         self.max_seconds = max_seconds
         self.max_steps = max_steps
