@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import anyio
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fitbus
 from fitbus import (
+    Batch,
     BatchEnd,
     Callback,
     EpochBegin,
@@ -56,6 +58,38 @@ async def predicts(run: Run[Any], **options: Any) -> Any:
 
 
 Nested = Callable[..., Awaitable[Any]]
+
+
+class AsGiven:
+    """Wants weights as they are given, and notes what `predict_step` is traced with."""
+
+    pad = False
+    weights_as_given = True
+
+    def __init__(self) -> None:
+        self.optimizer = PROBLEM.task.optimizer
+        self.weights: list[Any] = []
+
+    def train_step(self, state: TrainState, batch: Batch) -> Any:
+        return PROBLEM.task.train_step(state, batch._replace(weight=jnp.ones(len(batch.x))))
+
+    def eval_step(self, state: TrainState, batch: Batch) -> Any:
+        return PROBLEM.task.eval_step(state, batch._replace(weight=jnp.ones(len(batch.x))))
+
+    def predict_step(self, state: TrainState, batch: Batch) -> Any:
+        self.weights.append(batch.weight)
+        return PROBLEM.task.predict_step(state, batch)
+
+
+async def test_weights_are_left_as_given_in_predictions_too() -> None:
+    """Beside a run as without one; so the step is compiled once for both."""
+    task = AsGiven()
+    trainer = fitbus.Trainer(task, PROBLEM.params)
+    await trainer.predict(X, batch_size=32)
+    async with trainer.run(X, Y, batch_size=32, epochs=FOREVER) as run:
+        await run.predict(X, batch_size=32)
+        await run.send(StopTraining())
+    assert task.weights == [None]
 
 
 async def test_they_use_the_state_of_a_boundary(trainer: fitbus.Trainer) -> None:

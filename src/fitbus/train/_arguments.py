@@ -136,7 +136,7 @@ class FitArguments:
         seed: tuple[int, ...],
         pad: bool,
         pull: Pull,
-        as_given: bool = False,
+        as_given: bool,
     ) -> FitJob:
         """Makes the job: the data are looked at here, before anything starts."""
 

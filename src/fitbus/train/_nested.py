@@ -58,7 +58,12 @@ class Nested:
     @classmethod
     def predict(cls, trainer: Trainer, x: Any, batch_size: int | None, steps: int | None) -> Self:
         """A prediction."""
-        feed = plain_feed(x, None, batch_size, None, steps, pad=trainer.steps.pad, pull=_no_async)
+        feed = plain_feed(
+            *(x, None, batch_size, None, steps),
+            pad=trainer.steps.pad,
+            pull=_no_async,
+            as_given=trainer.steps.as_given,
+        )
         return cls(trainer, feed, PredictJob(feed))
 
     def prepared(self, state: TrainState, callbacks: Iterable[Any]) -> Callable[[], Any]:

@@ -39,7 +39,7 @@ def plain_feed(
     *,
     pad: bool,
     pull: Pull,
-    as_given: bool = False,
+    as_given: bool,
 ) -> Feed:
     """The data of an evaluation or a prediction: in order, from the start each time."""
     positive("batch_size", batch_size, none=True)
