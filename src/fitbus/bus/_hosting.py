@@ -34,6 +34,12 @@ class Hosting:
         """Whether a loop may have tasks that wait for the bus. Any thread."""
         return self._users > 0
 
+    @property
+    def in_loop(self) -> bool:
+        """Whether this is the loop in which the bus is in use. Any thread."""
+        loop = self._bus.wakeup.loop
+        return loop is not None and self.in_use and loop.is_current()
+
     def enter_loop(self) -> None:
         """Binds the bus to the running loop, or checks that it is the one it lives in."""
         wakeup = self._bus.wakeup

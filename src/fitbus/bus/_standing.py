@@ -264,8 +264,7 @@ class Standstill:
 
     def _check_off_loop(self, what: str) -> None:
         """Refuses to block the event loop that the bus lives in."""
-        loop = self._bus.wakeup.loop
-        if loop is not None and self._bus.hosting.in_use and loop.is_current():
+        if self._bus.hosting.in_loop:
             raise WouldDeadlockError(_in_a_thread(what))
 
     def _given_up(self) -> bool:

@@ -17,7 +17,7 @@ from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import SetLearningRate, StopTraining, UpdateState
 from fitbus.errors import FitbusError, InvalidArgumentError, one_of
 from fitbus.events import BatchBegin, BatchEnd
-from fitbus.train import NO_MEAN, TrainState
+from fitbus.train import NO_MEAN, TrainState, is_key, on_host
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -184,7 +184,7 @@ class LearningRateFinder(Callback):
         """Starts anew, and keeps the state."""
         self._begin()
         state: TrainState = self.model.state
-        self._kept = jax.tree.leaves(_on_host(dataclasses.replace(state, step=None)))
+        self._kept = jax.tree.leaves(on_host(dataclasses.replace(state, step=None)))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Puts the state back, if that wasn't done before."""
@@ -270,24 +270,13 @@ class LearningRateFinder(Callback):
         self.run.post(UpdateState(put_back), "LearningRateFinder").result()
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _on_host(tree: Any) -> Any:
-    """A copy in the host's memory; of random keys, their data."""
-    return jax.tree.map(
-        lambda leaf: np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf), tree
-    )
-
-
 def _as_keys(tree: Any, kept: Any) -> Any:
     """What was kept, with random keys where a tree has them."""
 
     def as_key(leaf: Any, data: Any) -> Any:
         return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(leaf))
 
-    return jax.tree.map(lambda leaf, x: as_key(leaf, x) if _is_key(leaf) else x, tree, kept)
+    return jax.tree.map(lambda leaf, x: as_key(leaf, x) if is_key(leaf) else x, tree, kept)
 
 
 def _is_finite(value: object) -> bool:

@@ -121,13 +121,10 @@ class Saver(Callback):
         return better
 
     def _saved(self) -> Any:
-        """What of the state is saved: all of it, or what the task says are its weights."""
+        """What of the state is saved: all of it, or the weights alone."""
         assert self.run is not None
         state = self.model.state
-        if not self.save_weights_only:
-            return state
-        weights = getattr(self.run.trainer.steps.task, "weights", None)
-        return state.params if weights is None else weights(state)
+        return self.run.trainer.steps.weights(state) if self.save_weights_only else state
 
     def _say(self, epoch: int, text: str) -> None:
         if self.verbose:

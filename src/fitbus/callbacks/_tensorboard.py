@@ -270,7 +270,8 @@ class TensorBoard(Callback):
 
     def _parameters(self) -> dict[str, Any]:
         assert self.run is not None
-        return parameters_of(self.run.trainer.steps.task, self.model.state)
+        steps = self.run.trainer.steps
+        return parameters_of(steps.task, steps.weights(self.model.state))
 
     def _write_parameters(self, epoch: int) -> None:
         shown = self.histogram_freq and epoch % self.histogram_freq == 0

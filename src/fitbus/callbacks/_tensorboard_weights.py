@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fitbus.callbacks._tensorboard_summaries import as_float, histogram, image, weight_pixels
+from fitbus.train import is_key
 
 __all__ = ["copies_of", "keras_model", "parameters_of", "summaries_of"]
 
@@ -23,16 +23,14 @@ def keras_model(task: Any) -> Any:
     return model if hasattr(model, "get_config") and hasattr(model, "weights") else None
 
 
-def parameters_of(task: Any, state: Any) -> dict[str, Any]:
+def parameters_of(task: Any, weights: Any) -> dict[str, Any]:
     """The arrays on the device, each under its path, with slashes; of a Keras model, its paths.
 
     Args:
-        task: The task; it may say what its weights are.
-        state: The state of the run.
+        task: The task.
+        weights: What its weights are in the run's state.
     """
-    weights = getattr(task, "weights", None)
-    tree = state.params if weights is None else weights(state)
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
     names = [jax.tree_util.keystr(p, simple=True, separator="/") or "params" for p, _ in leaves]
     model = keras_model(task)
     if model is not None and len(model.weights) == len(leaves):
@@ -40,7 +38,7 @@ def parameters_of(task: Any, state: Any) -> dict[str, Any]:
     return {
         name.replace(":", "_"): leaf
         for name, (_, leaf) in zip(names, leaves, strict=True)
-        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not is_key(leaf)
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Generator
 from typing import Any, final
 
@@ -13,7 +14,7 @@ from fitbus.control import SetHyperparameter, SetLearningRate, StopTraining, Upd
 from fitbus.errors import FitbusError
 from fitbus.keras._task import KerasTask
 from fitbus.keras._variables import Variables
-from fitbus.train import Engine, Position, Run, is_lost
+from fitbus.train import Engine, Position, Run, TrainState, is_lost
 
 __all__ = ["ModelLink"]
 
@@ -78,7 +79,7 @@ class ModelLink:
         finally:
             model._jax_state, model._jax_state_synced = None, True  # noqa: SLF001  # likewise
         if shown.asked:
-            self._take_over(engine, shown.variables)
+            self._take_over(engine, shown)
         self._heed(engine, hook)
 
     @contextlib.contextmanager
@@ -105,9 +106,9 @@ class ModelLink:
             self._run.start_at(Position(int(model._initial_epoch)))  # noqa: SLF001  # likewise
             model._initial_epoch = None  # noqa: SLF001  # or it would hold for a later fit too
 
-    def _take_over(self, engine: Engine, variables: Variables) -> None:
+    def _take_over(self, engine: Engine, shown: _Shown) -> None:
         """Sends what differs from the state."""
-        model = self._task.model
+        model, variables = self._task.model, shown.variables
         if not Variables(model).same_as(variables):
             raise FitbusError(
                 f"{self._source} gave the model, or its optimizer, other variables than it was"
@@ -118,6 +119,8 @@ class ModelLink:
             if variable._value is None:  # noqa: SLF001  # what Keras took failed in the hook
                 variable.assign(jnp.copy(value))
         found = variables.values_now()
+        if engine.state is shown.state and all(map(operator.is_, found, shown.lent)):
+            return  # the usual case: without it, each array is compared on the device
         changed = {
             id(variable)
             for variable, new, old in zip(variables.all, found, state, strict=True)
@@ -147,11 +150,19 @@ class _Shown:
     """Stands where Keras keeps the arrays that a model's variables are to be brought up to.
 
     Copies them when Keras asks: what a hook does to the model must not reach the run's own arrays.
+
+    Attributes:
+        variables: The model's.
+        asked: Whether Keras asked.
+        state: The state that was copied then, and
+        lent: its copies, in the order of `variables.all`.
     """
 
     def __init__(self, variables: Variables, engine: Engine) -> None:
         self.variables = variables
         self.asked = False
+        self.state: TrainState | None = None
+        self.lent: list[Any] = []
         self._engine = engine
         self._parts: dict[str, list[Any]] = {}
 
@@ -159,10 +170,11 @@ class _Shown:
         """The arrays of one kind of variables."""
         if not self.asked:
             self.asked = True
-            state = self._engine.state
+            state = self.state = self._engine.state
             optimizer = self.variables.unpacked(state.opt_state)
             parts = _copies((state.params, state.extra, optimizer))
             self._parts = dict(zip(_PARTS, parts, strict=True))
+            self.lent = [array for part in parts for array in part]
         return self._parts.get(name, default)
 
 

@@ -224,7 +224,7 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
     # Inside.
 
     def _begin(self, kind: str) -> None:
-        if self._in_loop():
+        if self._bus.hosting.in_loop:
             raise WouldDeadlockError(
                 f"model.{kind} would block the event loop, and nothing be delivered meanwhile; call"
                 " it in another thread: `await anyio.to_thread.run_sync(train)`"
@@ -257,10 +257,6 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
         tell = publisher.barrier if publisher.waits(type(event)) else publisher.publish
         tell(event)
 
-    def _in_loop(self) -> bool:
-        loop = self._bus.wakeup.loop
-        return loop is not None and self._bus.hosting.in_use and loop.is_current()
-
     def _lead(self, error: BaseException | None) -> None:
         """Lets the error that leaves `fit` tell of the others, as that of a trainer does."""
         if self.publisher is not None and (error is None or isinstance(error, Exception)):
@@ -272,7 +268,7 @@ class PublishEvents(keras.callbacks.Callback):  # type: ignore[misc]  # Keras ha
         try:
             if self._kind == "fit":
                 end = TrainEnd(logs=self._logs, reason=reason, detail=detail or why, source=source)
-                if self._in_loop():  # of a block that isn't in the thread that trained
+                if self._bus.hosting.in_loop:  # of a block that isn't in the thread that trained
                     publisher.publish(end)
                 else:
                     publisher.barrier(end)

@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["MOST_BYTES", "Remembered"]
+__all__ = ["Remembered"]
 
-MOST_BYTES = 256 * 2**20
-"""What all attributes of one object may take in a checkpoint."""
-
+_MOST_BYTES = 256 * 2**20  # what all attributes of one object may take in a checkpoint
 _OF_THE_RUN = ("params", "model", "_model")
 _DEEPEST = 8
 
@@ -32,7 +30,7 @@ class Remembered:
     data. So is what has the name of a parameter of its constructor, which it may only have put in
     another form. Lists, dicts and NumPy arrays that were changed in place count as changed: each
     checkpoint reads them all, about 1 ms a MiB. What a checkpoint can't keep is left out too, and
-    what is larger than `MOST_BYTES` with a warning in the log.
+    what takes more than 256 MiB in all with a warning in the log.
 
     Args:
         found: The object, as it was made.
@@ -53,7 +51,7 @@ class Remembered:
             if name in self._first and self._first[name] == _print_of(value):
                 continue
             size += _bytes_of(value)
-            if size > MOST_BYTES:
+            if size > _MOST_BYTES:
                 self._warn(name)
                 size -= _bytes_of(value)
                 continue
@@ -75,7 +73,7 @@ class Remembered:
             self._warned = True
             _logger.warning(
                 "a checkpoint leaves out `%s` of %s: what it remembers is larger than %d MiB",
-                *(name, type(self._found).__qualname__, MOST_BYTES // 2**20),
+                *(name, type(self._found).__qualname__, _MOST_BYTES // 2**20),
             )
 
 

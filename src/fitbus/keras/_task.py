@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import warnings
+from functools import partial
 from typing import Any, final
 
 import jax
@@ -184,8 +185,8 @@ class KerasTask:
         with self._tracing:
             if self._replays:
                 before = (state.params, state.extra)
-                logs, _ = _own_test_step(model, before, batch, none)
-                step = _with(_own_test_step, model)
+                step = partial(_own_step, model.test_step)
+                logs, _ = step(before, batch, none)
                 return self._metrics.replayed(logs, (before, batch), step)
             _, (loss, y_pred, _, after) = model.compute_loss_and_updates(
                 state.params, state.extra, none, *batch, training=False
@@ -236,9 +237,9 @@ class KerasTask:
         none = self._metrics.none()
         if self._replays:
             before = (state.params, state.extra, optimizer)
-            logs, after = _own_train_step(model, before, batch, none)
+            step = partial(_own_step, model.train_step)
+            logs, after = step(before, batch, none)
             params, extra, optimizer, _ = after
-            step = _with(_own_train_step, model)
             metrics = self._metrics.replayed(logs, (before, batch), step)
         else:
             losses = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
@@ -287,13 +288,6 @@ _TAKEN = (
 )
 
 
-def _own_train_step(model: Any, before: Any, batch: Batch, kept: list[Any]) -> Any:
-    return model.train_step((*before, kept), tuple(batch))
-
-
-def _own_test_step(model: Any, before: Any, batch: Batch, kept: list[Any]) -> Any:
-    return model.test_step((*before, kept), tuple(batch))
-
-
-def _with(step: Any, model: Any) -> Any:
-    return lambda before, batch, kept: step(model, before, batch, kept)
+def _own_step(step: Any, before: Any, batch: Batch, kept: list[Any]) -> Any:
+    """A step that the model's class wrote, with what its metrics keep."""
+    return step((*before, kept), tuple(batch))

@@ -76,9 +76,9 @@ class Variables:
         """All of them, in the order of `values`."""
         return [*self.trainable, *self.others, *self.optimizer]
 
-    def same_as(self, other: Variables | None) -> bool:
+    def same_as(self, other: Variables) -> bool:
         """Whether the model still has the variables that it had."""
-        return other is not None and [*map(id, self.all)] == [*map(id, other.all)]
+        return [*map(id, self.all)] == [*map(id, other.all)]
 
     def read(self, key: Any, step: Any) -> TrainState:
         """The state that the variables hold; the very arrays."""
@@ -97,9 +97,7 @@ class Variables:
 
     def averages(self, state: TrainState) -> list[Any] | None:
         """The averages of the trainable variables that the optimizer keeps; None without any."""
-        optimizer = self.model.optimizer
-        while hasattr(optimizer, "inner_optimizer"):
-            optimizer = optimizer.inner_optimizer
+        optimizer = _innermost(self.model.optimizer)
         if not getattr(optimizer, "use_ema", False) or hasattr(optimizer, "_inner_optimizers"):
             return None
         kept = dict(zip(map(id, self.optimizer), self.unpacked(state.opt_state), strict=True))
@@ -151,9 +149,7 @@ class Variables:
 
 def count_of(optimizer: Any) -> int:
     """How many times an optimizer was applied, accumulations of gradients included."""
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return int(optimizer._iterations.value)  # noqa: SLF001  # the public one counts updates
+    return int(_innermost(optimizer)._iterations.value)  # noqa: SLF001  # the public one counts updates
 
 
 def learning_rates(optimizer: Any) -> dict[str, Any]:
@@ -166,8 +162,7 @@ def learning_rates(optimizer: Any) -> dict[str, Any]:
 
 def _with_rates(optimizer: Any) -> dict[str, Any]:
     """The optimizer that has a learning rate, by the name of that."""
-    while hasattr(optimizer, "inner_optimizer"):  # one that scales the loss
-        optimizer = optimizer.inner_optimizer
+    optimizer = _innermost(optimizer)
     inner = getattr(optimizer, "_inner_optimizers", None)
     if inner:
         found: dict[str, Any] = {}
@@ -179,10 +174,16 @@ def _with_rates(optimizer: Any) -> dict[str, Any]:
     return {"learning_rate": optimizer}
 
 
-def keeps_averages(optimizer: Any) -> bool:
-    """Whether it, or one that is in it, keeps averages of the weights."""
+def _innermost(optimizer: Any) -> Any:
+    """The optimizer itself, within one that scales the loss."""
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def keeps_averages(optimizer: Any) -> bool:
+    """Whether it, or one that is in it, keeps averages of the weights."""
+    optimizer = _innermost(optimizer)
     parts = getattr(optimizer, "_inner_optimizers", None) or [optimizer]
     return any(part.use_ema for part in parts)
 

@@ -78,7 +78,7 @@ class Engine:
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
         called_off: Whether data that the thread waits for aren't wanted any more.
-        beside: Whether another run is live, for which the task got ready.
+        beside: Whether another run is live.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Engine:
     def prepare(self, feed: Feed) -> None:
         """Lets a task that wants to see the first batch get ready for a call."""
         prepare = getattr(self.steps.task, "prepare", None)
-        if prepare is None or self.beside:
+        if prepare is None:
             return
         self.activity = "waiting for the first batch"
         first = feed.peek()

@@ -154,7 +154,6 @@ class EvaluateJob:
 
     def main(self, engine: Engine) -> dict[str, float]:
         """Does it, in the training thread."""
-        engine.prepare(self._feed)
         engine.boundary()
         if engine.stopping:
             return {}

@@ -83,7 +83,6 @@ class FitJob:
     def main(self, engine: Engine) -> History:
         """Does it, in the training thread."""
         publisher = engine.publisher
-        engine.prepare(self._feed)
         engine.order, engine.place = self._feed.order, self._feed.place
         engine.facts = self._feed.facts
         engine.history, engine.validation = self.history, self._validation

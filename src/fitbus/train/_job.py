@@ -23,7 +23,7 @@ class Job(Protocol):
 
     @property
     def feeds(self) -> Sequence[Feed]:
-        """What it reads from, to be closed at its end."""
+        """What it reads from, the main one first; to be closed at its end."""
         ...
 
     def main(self, engine: Engine) -> Any:

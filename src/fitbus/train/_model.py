@@ -97,7 +97,7 @@ class ModelView(View):
 
         Of a task that says what its weights are (`weights(state)`), those.
         """
-        weights = self._weights(self._engine("get_weights").state)
+        weights = self._weights("get_weights")
         return [np.array(leaf, copy=True) for leaf in jax.tree.leaves(weights)]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
@@ -109,7 +109,7 @@ class ModelView(View):
         Raises:
             InvalidArgumentError: Their number or a shape is another.
         """
-        leaves, tree = jax.tree.flatten(self._weights(self._engine("set_weights").state))
+        leaves, tree = jax.tree.flatten(self._weights("set_weights"))
         arrays = [np.asarray(weight) for weight in weights]
         if [array.shape for array in arrays] != [leaf.shape for leaf in leaves]:
             raise InvalidArgumentError(
@@ -137,7 +137,7 @@ class ModelView(View):
             InvalidArgumentError: The file exists, and isn't to be overwritten; or its name is that
                 of a file of Keras.
         """
-        save_npz(filepath, self._weights(self._engine("save_weights").state), overwrite=overwrite)
+        save_npz(filepath, self._weights("save_weights"), overwrite=overwrite)
 
     def load_weights(self, filepath: str | Path) -> None:
         """Reads parameters that `save_weights` wrote.
@@ -145,7 +145,7 @@ class ModelView(View):
         Raises:
             InvalidArgumentError: The file's names aren't those of the parameters.
         """
-        weights = self._weights(self._engine("load_weights").state)
+        weights = self._weights("load_weights")
         names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(weights)]
         with np.load(filepath) as file:
             if sorted(file.files) != sorted(names):
@@ -206,9 +206,8 @@ class ModelView(View):
             )
         return engine
 
-    def _weights(self, state: TrainState) -> Any:
-        weights = getattr(self._trainer.steps.task, "weights", None)
-        return state.params if weights is None else weights(state)
+    def _weights(self, what: str) -> Any:
+        return self._trainer.steps.weights(self._engine(what).state)
 
     def _nested(self, nested: Nested, callbacks: Iterable[Any] | None) -> Any:
         attached = list(flattened(callbacks))

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from fitbus.errors import FitbusError
-from fitbus.train._state import on_host
+from fitbus.train._state import is_key
 
 if TYPE_CHECKING:
     from fitbus.train._engine import Engine
@@ -29,7 +29,10 @@ def packed(engine: Engine) -> list[Any]:
     Raises:
         FitbusError: A callback remembers what is neither plain nor an array.
     """
-    state = jax.tree_util.tree_leaves_with_path(on_host(engine.state))
+    keys_as_data = jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, engine.state
+    )  # `plain` copies
+    state = jax.tree_util.tree_leaves_with_path(keys_as_data)
     position = engine.position()
     epochs, values = engine.history.epoch, engine.history.history
     return plain(

@@ -53,7 +53,6 @@ class PredictJob:
     def main(self, engine: Engine) -> Any:
         """Does it, in the training thread."""
         publisher = engine.publisher
-        engine.prepare(self._feed)
         engine.boundary()
         if engine.stopping:
             return None

@@ -75,6 +75,11 @@ class Steps:
         self._sharded: Any = None
         self._batch: Batch | None = None  # shapes and dtypes of the one that was traced with
 
+    def weights(self, state: TrainState) -> Any:
+        """What the task says are its weights: `state.params` unless it has a `weights`."""
+        weights = getattr(self.task, "weights", None)
+        return state.params if weights is None else weights(state)
+
     def program(self, state: TrainState) -> tuple[Any, list[str], list[str]] | None:
         """The train step, as it was traced: a closed jaxpr, and names of what it takes and returns.
 

@@ -28,6 +28,7 @@ def carried_out(
     try:
         with settings.applied():
             try:
+                engine.prepare(job.feeds[0])
                 result = job.main(engine)
                 engine.settle()
             except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
