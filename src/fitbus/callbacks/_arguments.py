@@ -10,6 +10,7 @@ from fitbus.errors import InvalidArgumentError
 
 __all__ = [
     "check_flag",
+    "check_loss",
     "check_seconds",
     "check_verbose",
     "check_whole",
@@ -36,6 +37,14 @@ def check_flag(owner: str, argument: str, value: object) -> None:
         raise InvalidArgumentError(f"{owner}.{argument}", value, "allowed are True, False")
 
 
+def check_loss(callback: object, names: frozenset[str]) -> None:
+    """Refuses logs that will never have a loss."""
+    if "loss" not in names:
+        raise InvalidArgumentError(
+            "callbacks", callback, f"it watches 'loss', and the logs will have {sorted(names)}"
+        )
+
+
 def check_verbose(owner: str, value: object) -> None:
     """Refuses what isn't 0 or 1; Keras takes any number above 0 for 1, and so do we."""
     if not isinstance(value, int) or value < 0:
@@ -50,12 +59,14 @@ def check_whole(owner: str, argument: str, value: object, least: int, *, also: s
         )
 
 
-def check_seconds(owner: str, argument: str, value: object, *, zero: bool = False) -> None:
+def check_seconds(
+    owner: str, argument: str, value: object, *, zero: bool = False, also: str = ""
+) -> None:
     """Refuses what is no time in seconds: a finite number above 0, or of at least 0."""
     if not is_number(value) or not 0 <= value < math.inf or (value == 0 and not zero):
         least = "of at least 0" if zero else "above 0"
         raise InvalidArgumentError(
-            f"{owner}.{argument}", value, f"give seconds, a finite number {least}"
+            f"{owner}.{argument}", value, f"give seconds, a finite number {least}{also}"
         )
 
 

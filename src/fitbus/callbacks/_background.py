@@ -15,11 +15,16 @@ from fitbus.errors import RunCancelledError
 if TYPE_CHECKING:
     from fitbus.train import Run
 
-__all__ = ["Background"]
+__all__ = ["Background", "within_grace"]
 
 Work = Callable[[], object]
 
 _TICK_S = 0.05
+
+
+def within_grace(run: Run[Any], limit_s: float) -> float:
+    """How long the end of a run may be held: half of the grace period, if it was cancelled."""
+    return min(limit_s, run.driver.grace_s / 2) if run.end_reason == "cancelled" else limit_s
 
 
 @final
@@ -53,7 +58,7 @@ class Background:
         self._worker: _Worker | None = None
 
     def attach(self, run: Run[Any]) -> None:
-        """Works for a run from here on; `Callback.attach` calls it."""
+        """Works for a run from here on."""
         self.run = run
         run.at_end(self._leave)
 
@@ -108,8 +113,8 @@ class Background:
         if worker is None:
             return
         limit = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
-        if self.run is not None and self.run.end_reason == "cancelled":
-            limit = min(limit, self.run.driver.grace_s / 2)
+        if self.run is not None:
+            limit = within_grace(self.run, limit)
         if not worker.end(self.waits(limit)):
             raise self._late(worker, limit)
         worker.check()

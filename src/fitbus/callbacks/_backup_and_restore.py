@@ -129,6 +129,7 @@ class BackupAndRestore(Callback):
                     " each a directory of its own",
                 )
         super().attach(run)
+        self._background.attach(run)
         self._to_delete, self._waiting, self._epoch = False, None, None
         run.preparation.boundaries.append(self._at_boundary)
         run.preparation.endings.append(self._at_good_end)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fitbus.bus import Hook, OnError, Options, Overflow
-from fitbus.callbacks._background import Background
 from fitbus.callbacks._hooks import HOOKS, hook, warn_of_misspelt
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import EpochEnd, Event
@@ -104,7 +103,6 @@ class Callback:
                 f"run {had.id!r} has it, and hasn't ended; give each run an object of its own",
             )
         self.run = run
-        self._tell_background(run)
         self.set_params(run.params)
         self.set_model(run.model(name))
         hooks: dict[type[Event], Hook] = {}
@@ -151,12 +149,6 @@ class Callback:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-
-    def _tell_background(self, run: Run[Any]) -> None:
-        """Lets what works in the background know of the run's end."""
-        for part in vars(self).values():
-            if isinstance(part, Background):
-                part.attach(run)
 
     def _check_names(self, names: frozenset[str]) -> None:
         if self.run is None:

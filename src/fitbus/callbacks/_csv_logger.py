@@ -9,13 +9,16 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from fitbus.callbacks._arguments import check_flag
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._callback import Callback, Logs
-from fitbus.callbacks._last_line import end_last_line
+from fitbus.callbacks._last_line import end_last_line, naming
 from fitbus.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from fitbus.train import Run
 
 __all__ = ["CSVLogger"]
 
@@ -86,6 +89,11 @@ class CSVLogger(Callback):
         self._before = 0
         self._resumed: int | None = None
         self._table = _Table(Path(self.filename), separator)
+
+    def attach(self, run: Run[Any]) -> None:
+        """Subscribes to a run; `callbacks=[...]` calls it."""
+        super().attach(run)
+        self._background.attach(run)
 
     def _check_names(self, names: frozenset[str]) -> None:
         super()._check_names(names)
@@ -180,7 +188,7 @@ class _Table:
 
     def _end_last_line(self, *, torn: bool) -> None:
         """Begins a line of its own; one before without an end was `torn`, or is somebody's."""
-        with self._named():
+        with naming(self._path):
             end_last_line(self._path, lambda line: not torn or line.endswith(b"\r"))
 
     def _read(self, *, torn: bool = False) -> tuple[list[str], list[list[str]]]:
@@ -210,7 +218,7 @@ class _Table:
         """Puts a file of other rows in its place, at one stroke."""
         path = Path(os.path.realpath(self._path))
         new = path.with_name(f".{path.name}.new")
-        with self._named():
+        with naming(self._path):
             new.write_bytes(self._text([self._columns, *rows]))
             shutil.copymode(path, new)
             new.replace(path)
@@ -221,27 +229,8 @@ class _Table:
         return text.getvalue().encode()
 
     def _write(self, data: bytes, *, anew: bool = False) -> None:
-        with self._named(), self._path.open("wb" if anew else "ab") as file:
+        with naming(self._path), self._path.open("wb" if anew else "ab") as file:
             file.write(data)
-
-    def _named(self) -> _Named:
-        return _Named(self._path)
-
-
-@final
-class _Named:
-    """Has errors of the disk name the file: those of a write don't."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        """Begins."""
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        """Puts the name in."""
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(self._path)
 
 
 def _columns(names: list[str], known: frozenset[str]) -> list[str]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, final
 
 from fitbus.callbacks._arguments import check_flag, check_verbose, check_whole
-from fitbus.callbacks._callback import Callback, Logs
+from fitbus.callbacks._callback import Logs
 from fitbus.callbacks._monitor import Monitor
+from fitbus.callbacks._watching import Watching
 
 __all__ = ["EarlyStopping"]
 
 
 @final
-class EarlyStopping(Callback):
+class EarlyStopping(Watching):
     """Stops training when a monitored value hasn't improved for some epochs; Keras' semantics.
 
     Async handlers of `TrainEnd` run before the best weights are put back, as all `def` hooks come
@@ -52,6 +51,7 @@ class EarlyStopping(Callback):
     """
 
     adds_logs: ClassVar[bool | frozenset[str]] = False
+    _remembered = ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")
 
     wait: int
     stopped_epoch: int
@@ -85,30 +85,10 @@ class EarlyStopping(Callback):
         self.start_from_epoch = start_from_epoch
         self._begin()
 
-    def check_log_names(self, names: frozenset[str]) -> None:
-        """Refuses a monitor that can never appear."""
-        self._monitor.check_names(names)
-
-    def _check_names(self, names: frozenset[str]) -> None:
-        super()._check_names(names)  # first: of a misspelt name the direction says nothing
-        self._monitor.check_direction()
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Starts anew: the object can be used again."""
-        self._begin()
-
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Judges the epoch."""
-        value = (logs or {}).get(self.monitor)
-        if value is None:
-            warnings.warn(
-                f"EarlyStopping: there is no {self.monitor!r} in the logs of epoch {epoch}; they"
-                f" have {sorted(logs or {})}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return
-        if epoch < self.start_from_epoch:
+        value = self._watched(epoch, logs or {})
+        if value is None or epoch < self.start_from_epoch:
             return
         if self.restore_best_weights and self.best_weights is None:
             self.best_weights, self.best_epoch = self.model.get_weights(), epoch
@@ -136,21 +116,9 @@ class EarlyStopping(Callback):
                 )
             self.model.set_weights(self.best_weights)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What it remembers."""
-        return {name: getattr(self, name) for name in _REMEMBERED}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes it back."""
-        for name in _REMEMBERED:
-            setattr(self, name, state[name])
-
     def _begin(self) -> None:
         self.wait = 0
         self.stopped_epoch = 0
         self.best = None
         self.best_epoch = 0
         self.best_weights = None
-
-
-_REMEMBERED = ("wait", "stopped_epoch", "best", "best_epoch", "best_weights")

@@ -12,7 +12,7 @@ import msgspec
 from fitbus.bus import OnError
 from fitbus.callbacks._arguments import check_flag, check_whole
 from fitbus.callbacks._callback import Callback
-from fitbus.callbacks._last_line import end_last_line
+from fitbus.callbacks._last_line import end_last_line, naming
 from fitbus.control import UnknownControl
 from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events import (
@@ -167,15 +167,11 @@ class _Writer:
         begins = self._begins
         resumed = begins is not None and begins.preparation.resumed is not None
         anew = begins is not None and not resumed and not self._append
-        try:
+        with naming(self._path):
             if begins is not None and not anew:
                 end_last_line(self._path, _is_json if resumed else _is_somebodys)
             with self._path.open("wb" if anew else "ab") as file:
                 file.write(data)
-        except OSError as error:
-            if error.filename is None:  # as when there is no room
-                error.filename = str(self._path)
-            raise
         self._begins = None
 
 

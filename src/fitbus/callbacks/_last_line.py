@@ -1,14 +1,26 @@
-"""The last line of a file that is about to be added to: what a crash has left of it."""
+"""A file of lines: the last one, which a crash may have cut off, and errors that name the file."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
-__all__ = ["end_last_line"]
+__all__ = ["end_last_line", "naming"]
 
 _BLOCK_BYTES = 65536
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Has errors of the disk name the file: those of a write, as when there is no room, don't."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def end_last_line(path: Path, is_whole: Callable[[bytes], bool]) -> None:

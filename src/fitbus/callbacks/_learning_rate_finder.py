@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fitbus.callbacks._arguments import check_whole, is_number
+from fitbus.callbacks._arguments import check_loss, check_whole, is_number
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import SetLearningRate, StopTraining, UpdateState
 from fitbus.errors import FitbusError, InvalidArgumentError, one_of
@@ -119,10 +119,7 @@ class LearningRateFinder(Callback):
 
     def check_log_names(self, names: frozenset[str]) -> None:
         """Refuses logs that will never have a loss."""
-        if "loss" not in names:
-            raise InvalidArgumentError(
-                "callbacks", self, f"it watches 'loss', and the logs will have {sorted(names)}"
-            )
+        check_loss(self, names)
 
     @property
     def finished(self) -> bool:

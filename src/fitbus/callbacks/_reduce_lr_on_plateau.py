@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, final
 
 import numpy as np
 
 from fitbus.callbacks._arguments import check_verbose, check_whole, is_number
-from fitbus.callbacks._callback import Callback, Logs
+from fitbus.callbacks._callback import Logs
 from fitbus.callbacks._monitor import Monitor
+from fitbus.callbacks._watching import Watching
 from fitbus.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ _ARGUMENTS = "monitor, factor, patience, verbose, mode, min_delta, cooldown, min
 
 
 @final
-class ReduceLROnPlateau(Callback):
+class ReduceLROnPlateau(Watching):
     """Multiplies the learning rate by a factor when a monitored value stands still.
 
     It is judged at the end of each epoch, after its validation. While it cools down after a
@@ -63,6 +62,7 @@ class ReduceLROnPlateau(Callback):
     """
 
     adds_logs: ClassVar[bool | frozenset[str]] = frozenset({"learning_rate"})
+    _remembered = ("best", "wait", "cooldown_counter")
 
     best: float | None
     wait: int
@@ -105,34 +105,16 @@ class ReduceLROnPlateau(Callback):
         super().attach(run)
         run.preparation.claim("learning_rate", "ReduceLROnPlateau")
 
-    def check_log_names(self, names: frozenset[str]) -> None:
-        """Refuses a monitor that can never appear."""
-        self._monitor.check_names(names)
-
-    def _check_names(self, names: frozenset[str]) -> None:
-        super()._check_names(names)  # first: of a misspelt name the direction says nothing
-        self._monitor.check_direction()
-
     def in_cooldown(self) -> bool:
         """Whether it cools down after a reduction."""
         return self.cooldown_counter > 0
-
-    def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Starts anew: the object can be used again."""
-        self._begin()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Judges the epoch."""
         logs = {} if logs is None else logs
         rate = logs["learning_rate"] = float(self.model.optimizer.learning_rate)
-        value = logs.get(self.monitor)
+        value = self._watched(epoch, logs)
         if value is None:
-            warnings.warn(
-                f"ReduceLROnPlateau: there is no {self.monitor!r} in the logs of epoch {epoch};"
-                f" they have {sorted(logs)}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
             return
         if self.in_cooldown():
             self.cooldown_counter -= 1
@@ -144,15 +126,6 @@ class ReduceLROnPlateau(Callback):
             self.wait += 1
             if self.wait >= self.patience and rate > self._lowest():
                 self._reduce(epoch, rate)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it remembers."""
-        return {name: getattr(self, name) for name in _REMEMBERED}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes it back."""
-        for name in _REMEMBERED:
-            setattr(self, name, state[name])
 
     def _begin(self) -> None:
         self.best = None
@@ -172,9 +145,6 @@ class ReduceLROnPlateau(Callback):
             print(  # noqa: T201  # asked for
                 f"Epoch {epoch + 1}: ReduceLROnPlateau lowers the learning rate to {new}."
             )
-
-
-_REMEMBERED = ("best", "wait", "cooldown_counter")
 
 
 def _check_number(argument: str, value: object, *, below: float = math.inf) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from urllib.parse import urlencode
 
 from fitbus.callbacks._arguments import check_flag, check_seconds, check_whole
+from fitbus.callbacks._background import within_grace
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._remote_sender import Attempts, Counts, RemoteStatistics, Sender
 from fitbus.errors import FitbusError, InvalidArgumentError
@@ -142,10 +143,7 @@ class RemoteMonitor(Callback):
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is sent or given up."""
         assert self.run is not None
-        limit = self._drain_s
-        if self.run.end_reason == "cancelled":
-            limit = min(limit, self.run.driver.grace_s / 2)
-        self._sender.close(limit)
+        self._sender.close(within_grace(self.run, self._drain_s))
         lost = self.statistics()
         if lost.failed + lost.dropped:
             _logger.warning(

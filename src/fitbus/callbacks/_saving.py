@@ -74,6 +74,11 @@ class Saver(Callback):
         if save_freq != "epoch":  # else no hook waits for every batch
             self.__dict__["on_train_batch_end"] = self._after_batch
 
+    def attach(self, run: Any) -> None:
+        """Subscribes to a run; `callbacks=[...]` calls it."""
+        super().attach(run)
+        self._background.attach(run)
+
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Notes which epoch it is."""
         self._epoch = epoch

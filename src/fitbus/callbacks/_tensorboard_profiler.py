@@ -33,16 +33,17 @@ class ProfilerWindow:
         self._folder = folder
         self._first = first
         self._last = last
-        self._count = 0
+        self._run: Run[Any] | None = None
         self._running = False
         self._step: Any = None
         self._subscription: Subscription[Any] | None = None
 
     def watch(self, run: Run[Any]) -> None:
-        """Subscribes; until the window is over, training waits for each batch."""
-        self._subscription = run.add(
-            self._look, BatchBegin, BatchEnd, wait=True, name="TensorBoard profiler"
-        )
+        """Subscribes when the window begins; only in it, training waits for each batch."""
+        done = run.statistics().step
+        self._first, self._last = done + self._first - 1, done + self._last  # completed updates
+        self._run = run
+        run.preparation.ask_at(self._first, "TensorBoard", self._open)
 
     def close(self) -> None:
         """Stops the profiler, if this started it. Again, it does nothing."""
@@ -55,19 +56,30 @@ class ProfilerWindow:
                 jax.profiler.stop_trace()
             except Exception:
                 _logger.exception("TensorBoard: the profiler couldn't be stopped")
+        self._run = None
         if self._subscription is not None:
             self._subscription.cancel()
             self._subscription = None
 
+    def _open(self, step: int) -> tuple[None, None]:
+        del step
+        run, self._run = self._run, None
+        if run is not None:
+            assert run.driver.engine is not None
+            run.driver.engine.settle()  # what is in flight isn't of the window
+            self._subscription = run.add(
+                self._look, BatchBegin, BatchEnd, wait=True, name="TensorBoard profiler"
+            )
+        return None, None
+
     def _look(self, event: BatchBegin | BatchEnd) -> None:
         if isinstance(event, BatchBegin):
-            self._count += 1
-            if self._count == self._first:
+            if event.step == self._first:
                 self._start()
             if self._running:
                 self._step = jax.profiler.StepTraceAnnotation("train", step_num=event.step)
                 self._step.__enter__()
-        elif self._count >= self._last:
+        elif event.step >= self._last:
             self.close()
         elif self._step is not None:
             self._step.__exit__(None, None, None)

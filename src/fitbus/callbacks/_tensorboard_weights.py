@@ -52,9 +52,10 @@ def copies_of(leaves: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
 def summaries_of(copies: Mapping[str, np.ndarray[Any, Any]], *, images: bool) -> list[Any]:
     """A histogram of each array, and an image where it can be one."""
     values: list[Any] = []
-    for path, array in copies.items():
+    for path, copy in copies.items():
+        array = as_float(copy)
         values.append(histogram(f"{path}/histogram", array))
-        left_out = array.size - int(np.count_nonzero(np.isfinite(as_float(array))))
+        left_out = array.size - int(np.count_nonzero(np.isfinite(array)))
         if left_out:
             _logger.warning(
                 "TensorBoard: %d of the %d values of %r aren't finite, and in no histogram",

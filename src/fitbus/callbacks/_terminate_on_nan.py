@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import ClassVar, final
 
-from fitbus.callbacks._arguments import check_flag
+from fitbus.callbacks._arguments import check_flag, check_loss
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import StopTraining
-from fitbus.errors import InvalidArgumentError
 from fitbus.train import NO_MEAN
 
 __all__ = ["TerminateOnNaN"]
@@ -45,10 +44,7 @@ class TerminateOnNaN(Callback):
 
     def check_log_names(self, names: frozenset[str]) -> None:
         """Refuses logs that will never have a loss."""
-        if "loss" not in names:
-            raise InvalidArgumentError(
-                "callbacks", self, f"it watches 'loss', and the logs will have {sorted(names)}"
-            )
+        check_loss(self, names)
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Looks at the loss."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
-from fitbus.callbacks._arguments import check_flag, check_verbose, check_whole, is_number
+from fitbus.callbacks._arguments import check_flag, check_seconds, check_verbose, check_whole
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.control import StopTraining
 from fitbus.errors import InvalidArgumentError
@@ -57,10 +56,8 @@ class Timer(Callback):
     ) -> None:
         if isinstance(max_seconds, dt.timedelta):
             max_seconds = max_seconds.total_seconds()
-        if max_seconds is not None and not (is_number(max_seconds) and 0 < max_seconds < math.inf):
-            raise InvalidArgumentError(
-                "Timer.max_seconds", max_seconds, "give seconds, a finite number above 0, or None"
-            )
+        if max_seconds is not None:
+            check_seconds("Timer", "max_seconds", max_seconds, also=", or None")
         if max_steps is not None:
             check_whole("Timer", "max_steps", max_steps, 1, also=", or None")
         if max_seconds is None and max_steps is None:

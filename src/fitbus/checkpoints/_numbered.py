@@ -197,10 +197,10 @@ class NumberedStates:
         """Shows where it is."""
         return f"<NumberedStates in {str(self._directory)!r}>"
 
-    def _newest(self, places: Mapping[int, Path]) -> int | None:
+    def _newest(self, places: dict[int, Path]) -> int | None:
         """The whole one that was written last; or, if there is none, the damaged one."""
-        newest = next(reversed([*places]), None)
-        whole = next((number for number in reversed(self.numbers())), newest)
+        newest = next(reversed(places), None)
+        whole = next((n for n in reversed(places) if may_be_whole(places[n])), newest)
         if newest != whole:
             warnings.warn(
                 f"{places[newest]} is damaged; {places[whole]}, which is whole, is read instead",  # type: ignore[index]  # there is one
