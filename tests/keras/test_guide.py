@@ -22,17 +22,11 @@ from ._guide import (
     Schedules,
     StopsAtMinimum,
 )
-from ._unmodified import Pair, check_same, close, pair, x
+from ._unmodified import Pair, check_same, close, x
 
 Base: Any = keras.callbacks.Callback
 LOADS: Any = keras.models.load_model
 HOOKS = ("train", "test", "predict", "epoch", "train_batch", "test_batch", "predict_batch")
-
-
-@pytest.fixture(scope="module")
-def models() -> Pair:
-    """Both models, compiled once."""
-    return pair()
 
 
 @pytest.mark.slow  # compiles for its own sizes, in both libraries
@@ -144,7 +138,6 @@ def test_models_are_saved_at_intervals(models: Pair, tmp_path: pathlib.Path) -> 
     folders = [tmp_path / "ours", tmp_path / "theirs"]
     for folder in folders:
         folder.mkdir()
-    models.reset()
     models.by_fitbus([SavesAtIntervals(folders[0], 2)], epochs=2)
     models.by_keras([SavesAtIntervals(folders[1], 2)], epochs=2)
     names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
@@ -185,7 +178,6 @@ def test_all_of_them_work_together_beside_a_fitbus_callback(
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             seen.append(logs["val_loss"])
 
-    models.reset()
     theirs: list[Any] = [
         PrintsLosses(),
         StopsAtMinimum(2),

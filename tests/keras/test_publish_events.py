@@ -24,18 +24,10 @@ from fitbus.keras import PublishEvents
 from fitbus.testing import EventRecorder, Gate
 
 from ._plain_fit import calls
-from ._unmodified import Pair, close, dense, pair, x, y
+from ._unmodified import Pair, close, dense, x, y
 
 pytestmark = pytest.mark.anyio
 SPLIT: dict[str, Any] = {"epochs": 2, "validation_split": 1 / 3}
-
-
-@pytest.fixture
-def models() -> Pair:
-    """Both models, compiled once."""
-    found = pair()
-    found.reset()
-    return found
 
 
 def told(recorder: EventRecorder) -> list[dict[str, Any]]:

@@ -25,17 +25,9 @@ from fitbus.keras import PublishEvents
 from fitbus.testing import EventRecorder, Gate
 
 from ._plain_fit import calls
-from ._unmodified import Pair, dense, pair
+from ._unmodified import Pair, dense
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def models() -> Pair:
-    """Both models, compiled once."""
-    found = pair()
-    found.reset()
-    return found
 
 
 @pytest.mark.parametrize("waiting", ["async", "def", "callback"])

@@ -24,18 +24,10 @@ from fitbus.keras import PublishEvents
 from fitbus.testing import EventRecorder, Gate
 
 from ._plain_fit import calls
-from ._unmodified import Pair, pair, x, y
+from ._unmodified import Pair, x, y
 
 pytestmark = pytest.mark.anyio
 Base: Any = keras.callbacks.Callback
-
-
-@pytest.fixture
-def models() -> Pair:
-    """Both models, compiled once."""
-    found = pair()
-    found.reset()
-    return found
 
 
 @pytest.mark.parametrize("where", [EpochBegin, BatchEnd, EpochEnd, TrainEnd])
@@ -217,10 +209,8 @@ async def test_training_in_the_thread_of_the_loop_is_refused(models: Pair) -> No
     assert int(models.theirs.optimizer.iterations) == 3
 
 
-def test_a_script_without_a_loop_needs_no_thread() -> None:
+def test_a_script_without_a_loop_needs_no_thread(models: Pair) -> None:
     """`def` handlers are called where Keras trains."""
-    models = pair()
-    models.reset()
     bus, recorder = fitbus.Bus(), EventRecorder()
     bus.add(recorder)
     bus.add(lambda event: StopTraining(), EpochEnd)

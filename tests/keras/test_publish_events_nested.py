@@ -14,19 +14,11 @@ from fitbus.keras import PublishEvents
 from fitbus.testing import EventRecorder
 
 from ._plain_fit import calls
-from ._unmodified import Pair, pair, x, y
+from ._unmodified import Pair, x, y
 
 pytestmark = pytest.mark.anyio
 Base: Any = keras.callbacks.Callback
 OPTIONS: Any = {"verbose": 0, "batch_size": 16}
-
-
-@pytest.fixture
-def models() -> Pair:
-    """Both models, compiled once."""
-    found = pair()
-    found.reset()
-    return found
 
 
 class Breaks(Base):

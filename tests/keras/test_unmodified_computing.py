@@ -6,19 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import pytest
 
 import fitbus
 
-from ._unmodified import Pair, check_same, close, pair, x, y
+from ._unmodified import Pair, check_same, close, x, y
 
 Base: Any = keras.callbacks.Callback
-
-
-@pytest.fixture(scope="module")
-def models() -> Pair:
-    """Both models, compiled once."""
-    return pair()
 
 
 def test_closures_over_the_model_see_it_where_an_epoch_ends(models: Pair) -> None:
@@ -34,7 +27,6 @@ def test_closures_over_the_model_see_it_where_an_epoch_ends(models: Pair) -> Non
 
     mine: list[Any] = []
     their: list[Any] = []
-    models.reset()
     ours = models.by_fitbus([made(models.ours, mine)], epochs=3)
     theirs = models.by_keras([made(models.theirs, their)], epochs=3)
     check_same(ours, theirs)
@@ -50,7 +42,6 @@ def test_a_learning_rate_set_by_a_closure_in_a_batch_acts(models: Pair) -> None:
 
         return keras.callbacks.LambdaCallback(on_train_batch_begin=sets)
 
-    models.reset()
     before = models.ours.get_weights()
     models.by_fitbus([made(models.ours)])
     assert close(models.ours.get_weights(), before)
@@ -167,7 +158,6 @@ def test_keras_callbacks_work_in_what_a_fitbus_callback_predicts(models: Pair) -
             self.model.predict(x[:4], callbacks=[Looks()])
             kernels.append(self.model.get_weights()[0])
 
-    models.reset()
     models.by_fitbus([Ours()], epochs=2)
     assert len(kernels) == 4
     assert close(kernels[0], kernels[1])

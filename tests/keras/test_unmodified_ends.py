@@ -17,7 +17,7 @@ import fitbus
 from fitbus import BatchEnd, EpochEnd, HandlerFailed, TrainEnd
 from fitbus.testing import EventRecorder, Gate
 
-from ._unmodified import Pair, check_same, close, pair, x, y
+from ._unmodified import Pair, check_same, close, x, y
 
 pytestmark = pytest.mark.anyio
 Base: Any = keras.callbacks.Callback
@@ -28,14 +28,6 @@ HOOKS = [
     *("on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end"),
     *("on_epoch_end", "on_train_end"),
 ]
-
-
-@pytest.fixture
-def models() -> Pair:
-    """Both models, compiled once."""
-    found = pair()
-    found.reset()
-    return found
 
 
 def failing(hook: str, error: BaseException) -> Any:

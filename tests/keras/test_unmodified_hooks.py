@@ -6,14 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import pytest
 
 import fitbus
 from fitbus import BatchEnd, EpochBegin, EpochEnd
 from fitbus.callbacks import History
 from fitbus.testing import EventRecorder
 
-from ._unmodified import Pair, check_same, close, pair
+from ._unmodified import Pair, check_same, close
 
 Base: Any = keras.callbacks.Callback
 
@@ -44,16 +43,9 @@ class Tells(Base):
         self.told.append(f"{self.called} train end")
 
 
-@pytest.fixture(scope="module")
-def models() -> Pair:
-    """Both models, compiled once."""
-    return pair()
-
-
 def test_several_callbacks_are_called_in_the_order_of_the_list(models: Pair) -> None:
     """At each event all of them, one by one, as in Keras; nested lists are flattened."""
     told: dict[str, list[str]] = {"ours": [], "theirs": []}
-    models.reset()
     for name, train in (("ours", models.by_fitbus), ("theirs", models.by_keras)):
         a, b, c = (Tells(letter, told[name]) for letter in "abc")
         callbacks = [a, [b, [c]]] if name == "ours" else [a, b, c]
@@ -73,7 +65,6 @@ def test_fitbus_handlers_keep_their_place_between_keras_callbacks(models: Pair) 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             told.append(f"fitbus epoch {epoch} end")
 
-    models.reset()
     models.by_fitbus([Tells("a", told), handler, Ours(), Tells("b", told)])
     ends = [line for line in told if line.endswith("epoch 0 end")]
     assert ends == ["a epoch 0 end", "handler epoch 0 end", "fitbus epoch 0 end", "b epoch 0 end"]
@@ -82,7 +73,6 @@ def test_fitbus_handlers_keep_their_place_between_keras_callbacks(models: Pair) 
 def test_a_tuple_of_a_list_and_of_an_empty_one(models: Pair) -> None:
     """Nothing is called twice, and nothing is an error."""
     told: list[str] = []
-    models.reset()
     models.by_fitbus([(), [[Tells("a", told)], None]])
     assert told.count("a train end") == 1
 
@@ -100,7 +90,6 @@ def test_additions_to_logs_reach_later_callbacks_of_both_kinds(models: Pair) -> 
             logs["from_fitbus"] = epoch + 0.25
 
     theirs, history = keras.callbacks.History(), History()
-    models.reset()
     found = models.by_fitbus([Adds(), Ours(), theirs, history], epochs=2)
     for record in (found.result.history, theirs.history, history.history):
         assert record["from_keras"] == [0.5, 1.5]
@@ -113,7 +102,6 @@ def test_a_fitbus_monitor_may_watch_what_a_keras_callback_adds(models: Pair) -> 
     adds = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: logs.update(added=float(epoch))
     )
-    models.reset()
     found = models.by_fitbus([adds, stops], epochs=9)
     assert found.result.epoch == [0, 1]
 
@@ -126,7 +114,6 @@ def test_logs_that_are_replaced_or_cleared_stay_private_to_the_event(models: Pai
             logs.clear()
 
     recorder = EventRecorder()
-    models.reset()
     found = models.by_fitbus([Clears(), recorder])
     assert found.result.history == {}
     assert set(recorder.of(EpochEnd)[0].logs) == {"loss", "mae"}
@@ -177,7 +164,6 @@ def test_batch_calls_are_in_order_and_alone_where_keras_uses_a_pool(models: Pair
                 self.model.stop_training = True
 
     safe = Safe()
-    models.reset()
     found = models.by_fitbus([safe], batch_size=1, epochs=2)
     assert safe.batches == [0, 1, 2, 3]
     assert len(safe.threads) == 1
@@ -223,7 +209,6 @@ def test_batches_of_events_match_the_hooks(models: Pair) -> None:
             rows.append((batch, dict(logs)))
 
     recorder = EventRecorder()
-    models.reset()
     models.by_fitbus([Rows(), recorder], epochs=2)
     assert rows == [(event.batch, event.logs) for event in recorder.of(BatchEnd)]
     assert len(recorder.of(EpochBegin)) == 2

@@ -14,15 +14,9 @@ import fitbus
 from fitbus import ControlApplied, SetLearningRate, TrainEnd, UpdateState
 from fitbus.testing import EventRecorder
 
-from ._unmodified import Pair, check_same, close, pair, x, y
+from ._unmodified import Pair, check_same, close, x, y
 
 Base: Any = keras.callbacks.Callback
-
-
-@pytest.fixture(scope="module")
-def models() -> Pair:
-    """Both models, compiled once."""
-    return pair()
 
 
 class Reads(Base):
@@ -74,7 +68,6 @@ def test_what_a_hook_reads_is_what_a_snapshot_has(models: Pair) -> None:
             ours.append(batch)
 
     ours: list[int] = []
-    models.reset()
     models.by_fitbus([Keeps(), Ours()])
     assert ours == [0, 1, 2]
     assert not close(kept[0], kept[1])
@@ -88,7 +81,6 @@ def test_what_a_hook_keeps_is_its_own(models: Pair) -> None:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             kept.append([variable.value for variable in self.model.variables])
 
-    models.reset()
     models.by_fitbus([Keeps()], epochs=2)
     assert all(np.isfinite(array).all() for arrays in kept for array in arrays)
     assert len({float(arrays[0].sum()) for arrays in kept}) == 6
@@ -107,7 +99,6 @@ def test_an_assigned_learning_rate_acts_at_once(models: Pair, hook: str, kind: A
 
     setattr(Sets, hook, sets)
     recorder = EventRecorder()
-    models.reset()
     ours = models.by_fitbus([Sets(), recorder], epochs=2)
     theirs = models.by_keras([Sets()], epochs=2)
     check_same(ours, theirs)
@@ -127,7 +118,6 @@ def test_assigned_weights_act_at_once(models: Pair, hook: str) -> None:
 
     setattr(Halves, hook, Halves._halve)
     recorder = EventRecorder()
-    models.reset()
     reads = Reads()
     ours = models.by_fitbus([Halves(), reads, recorder], epochs=2)
     expected = Reads()
@@ -159,7 +149,6 @@ def test_stop_training_ends_the_epoch_and_is_validated(models: Pair) -> None:
                 self.model.stop_training = True
 
     recorder = EventRecorder()
-    models.reset()
     reads, expected = Reads(), Reads()
     ours = models.by_fitbus([Stops(), reads, recorder], epochs=3, validation_split=1 / 4)
     theirs = models.by_keras([Stops(), expected], epochs=3, validation_split=1 / 4)
@@ -181,7 +170,6 @@ def test_a_stop_is_not_taken_back(models: Pair) -> None:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             self.model.stop_training = False
 
-    models.reset()
     found = models.by_fitbus([Stops(), TakesBack()], epochs=3)
     assert found.result.epoch == [0]
     models.reset()
@@ -199,7 +187,6 @@ def test_a_control_of_another_sender_is_seen_in_the_next_hook(models: Pair) -> N
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             seen.append((float(self.model.optimizer.learning_rate), self.model.stop_training))
 
-    models.reset()
     models.by_fitbus([handler, Sees()], epochs=3)
     assert seen == [(0.25, True)]
 

@@ -12,7 +12,7 @@ import fitbus
 from fitbus import EpochEnd, TrainEnd
 from fitbus.testing import EventRecorder
 
-from ._unmodified import Pair, close, pair, x, y
+from ._unmodified import Pair, close, x, y
 
 Base: Any = keras.callbacks.Callback
 
@@ -43,16 +43,9 @@ class Tells(Base):
         self.told.append(f"{self.called} train end")
 
 
-@pytest.fixture(scope="module")
-def models() -> Pair:
-    """Both models, compiled once."""
-    return pair()
-
-
 def test_a_callback_list_stands_for_its_callbacks(models: Pair) -> None:
     """With the history and the progress bar that Keras adds to it, if asked to."""
     told: list[str] = []
-    models.reset()
     group = keras.callbacks.CallbackList([Tells("a", told), Tells("b", told)], add_history=True)
     found = models.by_fitbus([group])
     assert told[:2] == ["a train begin", "b train begin"]
@@ -72,7 +65,6 @@ def test_only_overridden_hooks_are_subscribed(models: Pair) -> None:
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             pass
 
-    models.reset()
     made = models.trainer.run(x, y, callbacks=[Nothing(), keras.callbacks.Callback()])
     assert not [s for s in made.bus.subscriptions if s.run == made.id]
     made = models.trainer.run(x, y, callbacks=[Epochs()])
@@ -131,7 +123,6 @@ def test_an_object_of_another_class_with_the_hooks_works_too(models: Pair) -> No
         on_train_batch_end = Duck.on_train_batch_end
 
     duck, same = Duck(), Same()
-    models.reset()
     models.by_fitbus([duck], epochs=2)
     models.by_keras([same], epochs=2)
     assert len(duck.weights) == 6
@@ -177,7 +168,6 @@ def test_hooks_of_batches_may_take_logs_as_a_keyword_or_under_any_name(models: P
     named = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda b, x: told.append(f"named {b}")
     )
-    models.reset()
     models.by_fitbus([Keyword(), named])
     assert told[:3] == ["begin 0 {'logs': {}}", "keyword 0 ['loss', 'mae']", "named 0"]
     models.reset()
@@ -196,7 +186,6 @@ def test_hooks_may_return_controls(models: Pair) -> None:
             return fitbus.StopTraining("enough") if epoch == 1 else 7
 
     recorder = EventRecorder()
-    models.reset()
     found = models.by_fitbus([Returns(), recorder], epochs=5)
     assert found.result.epoch == [0, 1]
     assert recorder.of(TrainEnd)[0].detail == "enough"
@@ -207,7 +196,6 @@ def test_a_wrapped_object_can_be_used_again(models: Pair) -> None:
     """`KerasCallback` itself in the list, in two fits one after the other."""
     stops = keras.callbacks.EarlyStopping("loss", min_delta=100, patience=1)
     wrapped = fitbus.keras.KerasCallback(stops)
-    models.reset()
     for _ in range(2):
         assert models.by_fitbus([wrapped], epochs=5).result.epoch == [0, 1]
 
@@ -216,6 +204,5 @@ def test_an_object_that_stands_twice_in_the_list_is_called_twice(models: Pair) -
     """As in Keras."""
     told: list[int] = []
     twice = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: told.append(epoch))
-    models.reset()
     models.by_fitbus([twice, twice], epochs=2)
     assert told == [0, 0, 1, 1]
