@@ -1,4 +1,5 @@
 """One compiled Keras model, trained by Keras and by fitbus: what their callbacks do is compared."""
+# mypy: allow-subclassing-any
 
 from __future__ import annotations
 
@@ -15,7 +16,23 @@ import numpy as np
 
 import fitbus
 
-__all__ = ["Outcome", "Pair", "check_same", "close", "dense", "pair", "x", "y"]
+from ._pairs import variables
+
+__all__ = [
+    "Base",
+    "Outcome",
+    "Pair",
+    "Tells",
+    "check_same",
+    "close",
+    "dense",
+    "failing",
+    "pair",
+    "x",
+    "y",
+]
+
+Base: Any = keras.callbacks.Callback
 
 _random = np.random.default_rng(0)
 x = _random.normal(size=(48, 4)).astype(np.float32)
@@ -65,14 +82,14 @@ class Pair:
     def __init__(self, make: Callable[[], Any]) -> None:
         self.theirs, self.ours = make(), make()
         self.trainer = fitbus.Trainer(fitbus.keras.KerasTask(self.ours))
-        self._initial = [variable.numpy() for variable in _variables(self.theirs)]
+        self._initial = [variable.numpy() for variable in variables(self.theirs)]
 
     def reset(self) -> None:
         """Gives both what they began with."""
         for model in (self.theirs, self.ours):
             model.stop_training = False
             model._initial_epoch = None
-            for variable, value in zip(_variables(model), self._initial, strict=True):
+            for variable, value in zip(variables(model), self._initial, strict=True):
                 variable.assign(value)
 
     def by_keras(self, callbacks: list[Any], call: str = "fit", **options: Any) -> Outcome:
@@ -138,18 +155,43 @@ def close(ours: Any, theirs: Any) -> bool:
     return bool(np.allclose(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True))
 
 
+class Tells(Base):
+    """Notes in a shared list what is called."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        super().__init__()
+        self.called, self.told = name, told
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.told.append(f"{self.called} train begin")
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.told.append(f"{self.called} epoch {epoch} begin")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.told.append(f"{self.called} epoch {epoch} end")
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.told.append(f"{self.called} batch {batch}")
+
+    def on_test_end(self, logs: Any = None) -> None:
+        self.told.append(f"{self.called} test end")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.told.append(f"{self.called} train end")
+
+
+def failing(hook: str, error: BaseException) -> Any:
+    """A callback whose hook fails."""
+
+    def fails(self: Any, *_: Any, **__: Any) -> None:
+        raise error
+
+    return type("Fails", (Base,), {hook: fails})()
+
+
 def _data(call: str) -> tuple[Any, ...]:
     return (x,) if call == "predict" else (x, y)
-
-
-def _variables(model: Any) -> list[Any]:
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    return [
-        *model.trainable_variables,
-        *model.non_trainable_variables,
-        *model.optimizer.variables,
-    ]
 
 
 def _outcome(model: Any, callbacks: list[Any], call: Callable[[], Any]) -> Outcome:
@@ -159,4 +201,4 @@ def _outcome(model: Any, callbacks: list[Any], call: Callable[[], Any]) -> Outco
         result = call()
     plain = re.sub(r"\x1b\[[0-9;]*m|\x08", "", printed.getvalue())
     told = [str(one.message) for one in caught if one.category is not DeprecationWarning]
-    return Outcome(result, [v.numpy() for v in _variables(model)], plain, callbacks, told)
+    return Outcome(result, [v.numpy() for v in variables(model)], plain, callbacks, told)

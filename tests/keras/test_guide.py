@@ -22,9 +22,8 @@ from ._guide import (
     Schedules,
     StopsAtMinimum,
 )
-from ._unmodified import Pair, check_same, close, x
+from ._unmodified import Base, Pair, check_same, close, x
 
-Base: Any = keras.callbacks.Callback
 LOADS: Any = keras.models.load_model
 HOOKS = ("train", "test", "predict", "epoch", "train_batch", "test_batch", "predict_batch")
 

@@ -1,9 +1,6 @@
 """How a plain `model.fit` that publishes its events may end, and where it may run."""
-# mypy: allow-subclassing-any
 
 from __future__ import annotations
-
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -24,10 +21,9 @@ from fitbus.keras import PublishEvents
 from fitbus.testing import EventRecorder, Gate
 
 from ._plain_fit import calls
-from ._unmodified import Pair, x, y
+from ._unmodified import Pair, failing, x, y
 
 pytestmark = pytest.mark.anyio
-Base: Any = keras.callbacks.Callback
 
 
 @pytest.mark.parametrize("where", [EpochBegin, BatchEnd, EpochEnd, TrainEnd])
@@ -51,17 +47,6 @@ async def test_a_handler_that_fails_ends_the_fit_with_its_error(
     assert any("breaks" in note for note in caught.value.__notes__)
 
 
-class Breaks(Base):
-    """A callback of Keras that fails."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error = error
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        raise self.error
-
-
 @pytest.mark.parametrize(
     ("error", "reason"), [(OSError("disk"), "failed"), (KeyboardInterrupt(), "cancelled")]
 )
@@ -79,8 +64,9 @@ async def test_an_exception_in_fit_is_told_by_the_block(
         bus.add(recorder)
         bus.add(waits)
         events = PublishEvents(bus)
+        breaks = failing("on_epoch_end", error)
         with pytest.raises(type(error)):
-            await calls(events, models.theirs, callbacks=[events, Breaks(error)])
+            await calls(events, models.theirs, callbacks=[events, breaks])
         assert waited == [reason]
         await calls(events, models.theirs)
     ended = [(event.reason, event.run) for event in recorder.of(TrainEnd)]
@@ -97,7 +83,8 @@ async def test_a_block_on_the_loop_tells_the_end_too(models: Pair) -> None:
 
     async with fitbus.Bus() as bus:
         bus.add(waits)
-        given = {"callbacks": [events := PublishEvents(bus), Breaks(OSError("disk"))]}
+        breaks = failing("on_epoch_end", OSError("disk"))
+        given = {"callbacks": [events := PublishEvents(bus), breaks]}
 
         def train() -> None:
             models.theirs.fit(x, y, batch_size=16, verbose=0, **given)
@@ -116,8 +103,9 @@ async def test_without_a_block_the_next_call_tells_that_the_last_one_ended(model
         options = {"batch_size": 16, "verbose": 0}
 
         def train() -> None:
+            breaks = failing("on_epoch_end", OSError("disk"))
             with pytest.raises(OSError, match="disk"):
-                models.theirs.fit(x, y, callbacks=[events, Breaks(OSError("disk"))], **options)
+                models.theirs.fit(x, y, callbacks=[events, breaks], **options)
             models.theirs.evaluate(x, y, callbacks=[events], **options)
 
         await anyio.to_thread.run_sync(train)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import pytest
 
 import fitbus
@@ -14,18 +13,15 @@ from fitbus.keras import PublishEvents
 from fitbus.testing import EventRecorder
 
 from ._plain_fit import calls
-from ._unmodified import Pair, x, y
+from ._unmodified import Base, Pair, failing, x, y
 
 pytestmark = pytest.mark.anyio
-Base: Any = keras.callbacks.Callback
 OPTIONS: Any = {"verbose": 0, "batch_size": 16}
 
 
-class Breaks(Base):
+def breaks() -> Any:
     """Fails in each call, before it has taken the arrays out of the model."""
-
-    def on_predict_begin(self, logs: Any = None) -> None:
-        raise OSError("broken")
+    return failing("on_predict_begin", OSError("broken"))
 
 
 def evaluate(model: Any, *callbacks: Any) -> None:
@@ -42,7 +38,7 @@ def fit(model: Any, *callbacks: Any) -> None:
 
 def fail(model: Any, *callbacks: Any) -> None:
     with pytest.raises(OSError, match="broken"):
-        predict(model, *callbacks, Breaks())
+        predict(model, *callbacks, breaks())
 
 
 class Calls(Base):
@@ -88,7 +84,7 @@ async def test_the_object_tells_of_the_next_call(models: Pair) -> None:
     async with fitbus.Bus() as bus:
         bus.add(recorder)
         events = PublishEvents(bus)
-        breaking = Calls(lambda model, own: predict(model, own, Breaks()), models.ours, events)
+        breaking = Calls(lambda model, own: predict(model, own, breaks()), models.ours, events)
         with pytest.raises(OSError, match="broken"):
             await calls(events, models.theirs, callbacks=[events, breaking])
         await calls(events, models.theirs, "evaluate")

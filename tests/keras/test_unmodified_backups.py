@@ -9,10 +9,9 @@ from typing import Any
 import keras
 import pytest
 
-from ._unmodified import close, pair
+from ._unmodified import Base, close, pair
 
 K: Any = keras.callbacks
-Base: Any = keras.callbacks.Callback
 
 
 class Breaks(Base):
@@ -53,7 +52,7 @@ def test_a_broken_fit_goes_on_from_its_backup_and_the_next_fit_is_not_stuck(
     ]
 
 
-def test_what_keras_left_in_the_model_does_not_hold_a_later_fit_up(tmp_path: pathlib.Path) -> None:
+def test_what_keras_left_in_the_model_does_not_hold_a_later_fit_up() -> None:
     """A model that Keras' own fit resumed is trained by fitbus from epoch 0."""
     models = pair()
     models.reset()

@@ -157,7 +157,7 @@ def test_nan_that_raises_ends_the_fit_with_keras_error() -> None:
     assert len(ended) == 1
 
 
-def test_the_progress_bar_of_keras_takes_the_place_of_ours(capsys: Any) -> None:
+def test_the_progress_bar_of_keras_takes_the_place_of_ours() -> None:
     """One bar, not two; in a nested list and in a `CallbackList` too."""
     models = pair()
     for given in (K.ProgbarLogger(), [[K.ProgbarLogger()]], K.CallbackList([K.ProgbarLogger()])):

@@ -9,9 +9,7 @@ import keras
 
 import fitbus
 
-from ._unmodified import Pair, check_same, close, x, y
-
-Base: Any = keras.callbacks.Callback
+from ._unmodified import Base, Pair, check_same, close, x, y
 
 
 def test_closures_over_the_model_see_it_where_an_epoch_ends(models: Pair) -> None:

@@ -16,7 +16,6 @@ from ._builtin import ENTRIES
 from ._unmodified import close
 
 K: Any = keras.callbacks
-Base: Any = keras.callbacks.Callback
 
 
 # On a task that isn't Keras'.

@@ -17,10 +17,9 @@ import fitbus
 from fitbus import BatchEnd, EpochEnd, HandlerFailed, TrainEnd
 from fitbus.testing import EventRecorder, Gate
 
-from ._unmodified import Pair, check_same, close, x, y
+from ._unmodified import Base, Pair, check_same, close, failing, x, y
 
 pytestmark = pytest.mark.anyio
-Base: Any = keras.callbacks.Callback
 K: Any = keras.callbacks
 BaseModel: Any = keras.Model
 HOOKS = [
@@ -28,15 +27,6 @@ HOOKS = [
     *("on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end"),
     *("on_epoch_end", "on_train_end"),
 ]
-
-
-def failing(hook: str, error: BaseException) -> Any:
-    """A callback whose hook fails."""
-
-    def fails(self: Any, *_: Any, **__: Any) -> None:
-        raise error
-
-    return type("Fails", (Base,), {hook: fails})()
 
 
 @pytest.mark.parametrize("hook", HOOKS)

@@ -12,35 +12,7 @@ from fitbus import BatchEnd, EpochBegin, EpochEnd
 from fitbus.callbacks import History
 from fitbus.testing import EventRecorder
 
-from ._unmodified import Pair, check_same, close
-
-Base: Any = keras.callbacks.Callback
-
-
-class Tells(Base):
-    """Notes in a shared list what is called."""
-
-    def __init__(self, name: str, told: list[str]) -> None:
-        super().__init__()
-        self.called, self.told = name, told
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.told.append(f"{self.called} train begin")
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.told.append(f"{self.called} epoch {epoch} begin")
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.told.append(f"{self.called} epoch {epoch} end")
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.told.append(f"{self.called} batch {batch}")
-
-    def on_test_end(self, logs: Any = None) -> None:
-        self.told.append(f"{self.called} test end")
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.told.append(f"{self.called} train end")
+from ._unmodified import Base, Pair, Tells, check_same, close
 
 
 def test_several_callbacks_are_called_in_the_order_of_the_list(models: Pair) -> None:

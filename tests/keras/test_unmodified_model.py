@@ -14,9 +14,7 @@ import fitbus
 from fitbus import ControlApplied, SetLearningRate, TrainEnd, UpdateState
 from fitbus.testing import EventRecorder
 
-from ._unmodified import Pair, check_same, close, x, y
-
-Base: Any = keras.callbacks.Callback
+from ._unmodified import Base, Pair, check_same, close, dense, x, y
 
 
 class Reads(Base):
@@ -191,14 +189,12 @@ def test_a_control_of_another_sender_is_seen_in_the_next_hook(models: Pair) -> N
     assert seen == [(0.25, True)]
 
 
-def test_other_variables_are_refused_with_what_to_do(models: Pair) -> None:
+def test_other_variables_are_refused_with_what_to_do() -> None:
     """A schedule in place of a learning rate: the compiled step knows nothing of it."""
 
     class Schedules(Base):
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.model.optimizer = keras.optimizers.Adam()
-
-    from ._unmodified import dense
 
     model = dense()
     trainer = fitbus.Trainer(fitbus.keras.KerasTask(model))

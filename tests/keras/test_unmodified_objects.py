@@ -12,35 +12,7 @@ import fitbus
 from fitbus import EpochEnd, TrainEnd
 from fitbus.testing import EventRecorder
 
-from ._unmodified import Pair, close, x, y
-
-Base: Any = keras.callbacks.Callback
-
-
-class Tells(Base):
-    """Notes in a shared list what is called."""
-
-    def __init__(self, name: str, told: list[str]) -> None:
-        super().__init__()
-        self.called, self.told = name, told
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.told.append(f"{self.called} train begin")
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.told.append(f"{self.called} epoch {epoch} begin")
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.told.append(f"{self.called} epoch {epoch} end")
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.told.append(f"{self.called} batch {batch}")
-
-    def on_test_end(self, logs: Any = None) -> None:
-        self.told.append(f"{self.called} test end")
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.told.append(f"{self.called} train end")
+from ._unmodified import Base, Pair, Tells, close, x, y
 
 
 def test_a_callback_list_stands_for_its_callbacks(models: Pair) -> None:
