@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +13,10 @@ import pytest
 from keras.callbacks import CSVLogger as KerasLogger
 
 import fitbus
-from fitbus.callbacks import Callback, CSVLogger, Logs
+from fitbus.callbacks import CSVLogger
 from fitbus.errors import InvalidArgumentError
+
+from ._logs import ONE, Adds, Only, lines, rows
 
 if TYPE_CHECKING:
     from .conftest import Script
@@ -24,31 +24,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 NAN = math.nan
-
-
-class Only(Callback):
-    """Replaces the logs of each epoch; to be put before the logger."""
-
-    def __init__(self, *by_epoch: Mapping[str, Any]) -> None:
-        self._by_epoch = by_epoch
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        assert logs is not None
-        logs.clear()
-        logs.update(self._by_epoch[epoch])
-
-
-def rows(path: Path, separator: str = ",") -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file, delimiter=separator))
-
-
-def lines(path: Path) -> list[str]:
-    """Its lines, each of which must end as Keras' do."""
-    *found, last = path.read_bytes().decode().split("\r\n")
-    assert last == ""
-    assert not any("\n" in line for line in found)
-    return found
 
 
 KERAS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
@@ -84,7 +59,7 @@ async def test_a_training_without_validation_has_keras_empty_columns_of_one(tmp_
     """One `val_*` for each metric, and none for what a callback adds."""
     trainer, x, y = toy()
     path = tmp_path / "log.csv"
-    await trainer.fit(x, y, epochs=2, callbacks=[Adds(["learning_rate"] * 2), CSVLogger(path)])
+    await trainer.fit(x, y, epochs=2, callbacks=[Adds("learning_rate", [0.5] * 2), CSVLogger(path)])
     header, *found = rows(path)
     assert header == [
         *("epoch", "learning_rate", "loss", "mean_absolute_error"),
@@ -92,17 +67,6 @@ async def test_a_training_without_validation_has_keras_empty_columns_of_one(tmp_
     ]
     assert [row[0] for row in found] == ["0", "1"]
     assert [row[-2:] for row in found] == [["NA", "NA"]] * 2
-
-
-class Adds(Callback):
-    """Adds a name to the logs of each epoch."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = names
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        assert logs is not None
-        logs[self._names[epoch]] = 0.5
 
 
 def toy() -> tuple[fitbus.Trainer, Any, Any]:
@@ -121,7 +85,7 @@ async def test_a_first_epoch_without_validation_leaves_columns_for_that_and_no_o
         epochs=3,
         validation_split=0.5,
         validation_freq=2,
-        callbacks=[Adds(["learning_rate"] * 3), CSVLogger(path)],
+        callbacks=[Adds("learning_rate", [0.5] * 3), CSVLogger(path)],
     )
     header, *found = rows(path)
     assert header == [
@@ -145,9 +109,6 @@ async def test_a_name_that_appears_later_gets_a_column_at_the_end(
         "2,NA,NA,NA,4.0",
     ]
     assert os.listdir(tmp_path) == ["log.csv"]  # noqa: PTH208  # nothing is left beside it
-
-
-ONE = {"loss": 1.0, "val_loss": 2.0}
 
 
 BAD: dict[str, list[Any]] = {

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import threading
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -17,37 +15,12 @@ from fitbus.errors import InvalidArgumentError
 from fitbus.testing import EventRecorder
 from fitbus.train import Position, Restored
 
+from ._logs import ONE, Only, lines, rows
+
 if TYPE_CHECKING:
     from .conftest import Script
 
 pytestmark = pytest.mark.anyio
-
-ONE = {"loss": 1.0, "val_loss": 2.0}
-
-
-class Only(Callback):
-    """Replaces the logs of each epoch; to be put before the logger."""
-
-    def __init__(self, *by_epoch: Mapping[str, Any]) -> None:
-        self._by_epoch = by_epoch
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        assert logs is not None
-        logs.clear()
-        logs.update(self._by_epoch[epoch])
-
-
-def rows(path: Path, separator: str = ",") -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file, delimiter=separator))
-
-
-def lines(path: Path) -> list[str]:
-    """Its lines, each of which must end as Keras' do."""
-    *found, last = path.read_bytes().decode().split("\r\n")
-    assert last == ""
-    assert not any("\n" in line for line in found)
-    return found
 
 
 async def test_it_is_used_again_and_begins_the_file_anew(script: Script, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fitbus
-from fitbus.callbacks import Callback, EarlyStopping, Logs
+from fitbus.callbacks import EarlyStopping
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import EventRecorder
+
+from ._logs import Adds
 
 if TYPE_CHECKING:
     from .conftest import Script
@@ -170,18 +172,6 @@ async def test_what_the_logs_will_never_have_is_refused_before_the_first_step(
     assert f"{monitor!r}," not in message
     assert recorder.names == ["TrainBegin", "TrainEnd"]
     assert int(script.trainer.state.step) == step
-
-
-class Adds(Callback):
-    """Adds a name to the logs."""
-
-    def __init__(self, name: str, values: list[Any]) -> None:
-        self.name, self.values = name, values
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        assert logs is not None
-        if self.values[epoch] is not None:
-            logs[self.name] = self.values[epoch]
 
 
 async def test_it_can_watch_what_a_callback_before_it_adds(script: Script) -> None:

@@ -10,24 +10,15 @@ import pytest
 
 import fitbus
 from fitbus import EpochEnd, StopTraining, TrainEnd
-from fitbus.callbacks import Callback, History, Logs
+from fitbus.callbacks import History
 from fitbus.testing import EventRecorder
+
+from ._logs import Adds
 
 if TYPE_CHECKING:
     from .conftest import Script
 
 pytestmark = pytest.mark.anyio
-
-
-class Adds(Callback):
-    """Adds a name to the logs of each epoch, as learning-rate callbacks do."""
-
-    def __init__(self, name: str, value: Any) -> None:
-        self.name, self.value = name, value
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        assert logs is not None
-        logs[self.name] = self.value
 
 
 async def test_it_records_the_logs_of_each_epoch_as_fit_does(script: Script) -> None:
@@ -62,7 +53,8 @@ async def test_it_sees_what_callbacks_before_it_add_and_fits_record_sees_all(
     script: Script,
 ) -> None:
     history = History()
-    returned = await script.fit([1, 2], Adds("warmth", 0.5), history, Adds("temperature", 20))
+    warmth, temperature = Adds("warmth", [0.5] * 2), Adds("temperature", [20] * 2)
+    returned = await script.fit([1, 2], warmth, history, temperature)
     assert history.history["warmth"] == [0.5, 0.5]
     assert "temperature" not in history.history
     assert returned.history["warmth"] == [0.5, 0.5]
@@ -75,7 +67,7 @@ async def test_numbers_that_callbacks_add_are_in_the_logs_of_the_end_of_training
 ) -> None:
     """As in Keras, `on_train_end` has what the last epoch had; the epoch's own event hasn't."""
     recorder = EventRecorder()
-    returned = await script.fit([1, 2], Adds("temperature", value), recorder)
+    returned = await script.fit([1, 2], Adds("temperature", [value] * 2), recorder)
     (end,) = recorder.of(TrainEnd)
     assert end.logs["temperature"] == 0.5
     assert type(end.logs["temperature"]) is float
@@ -87,7 +79,7 @@ async def test_numbers_that_callbacks_add_are_in_the_logs_of_the_end_of_training
 
 async def test_what_is_no_number_is_recorded_but_is_in_no_event(script: Script) -> None:
     recorder = EventRecorder()
-    returned = await script.fit([1, 2], Adds("note", "warm"), recorder)
+    returned = await script.fit([1, 2], Adds("note", ["warm"] * 2), recorder)
     assert returned.history["note"] == list[Any](["warm", "warm"])
     assert all("note" not in event.logs for event in recorder.of(TrainEnd))
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fitbus.callbacks import Callback, Logs, ModelCheckpoint
+from fitbus.callbacks import ModelCheckpoint
 from fitbus.checkpoints import load_state, load_weights
 from fitbus.errors import InvalidArgumentError
+
+from ._logs import Adds
 
 if TYPE_CHECKING:
     from .conftest import Script, WeightsByEpoch
@@ -132,18 +134,6 @@ async def test_by_batches_only_the_best_are_saved_from_the_first_epoch_on(
     await script.trainer.fit(rows, batch_size=1, shuffle=False, callbacks=[checkpoint])
     assert names(tmp_path) == ["1-4.0", "2-3.0"]
     assert checkpoint.best == 3
-
-
-class Adds(Callback):
-    """Adds a name to the logs."""
-
-    def __init__(self, key: str, values: list[Any]) -> None:
-        self.key, self.values = key, values
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        assert logs is not None
-        if self.values[epoch] is not None:
-            logs[self.key] = self.values[epoch]
 
 
 async def test_a_value_that_is_missing_or_no_number_warns_and_is_saved(
