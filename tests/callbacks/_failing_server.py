@@ -6,12 +6,12 @@ import http.server
 import json
 import threading
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Self
 
 from fitbus.callbacks import RemoteMonitor
 
-__all__ = ["FailingServer", "Request", "counts", "epochs", "monitor", "strict"]
+__all__ = ["FailingServer", "Serve", "counts", "epochs", "monitor", "strict"]
 
 
 class Request(NamedTuple):
@@ -62,6 +62,12 @@ class FailingServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
     def let_go(self) -> None:
         """Ends what hangs."""
         self._closing.set()
@@ -72,6 +78,9 @@ class FailingServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+Serve = Callable[..., FailingServer]
 
 
 def strict(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ import pytest
 import fitbus
 from fitbus.callbacks import Callback, Logs
 from fitbus.train import Batch, TrainState
+
+from ._failing_server import FailingServer, Serve
 
 Array = np.ndarray[Any, Any]
 
@@ -115,3 +118,10 @@ def script() -> Iterator[Script]:
 def by_epoch() -> WeightsByEpoch:
     """Keeps the weights of each epoch."""
     return WeightsByEpoch()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts servers, and ends them."""
+    with contextlib.ExitStack() as servers:
+        yield lambda *answers: servers.enter_context(FailingServer(answers))

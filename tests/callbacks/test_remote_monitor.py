@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import socket
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -17,28 +16,12 @@ import pytest
 from fitbus.callbacks import Callback, Logs, RemoteMonitor
 from fitbus.errors import InvalidArgumentError
 
-from ._failing_server import FailingServer, counts, epochs, monitor, strict
+from ._failing_server import Serve, counts, epochs, monitor, strict
 
 if TYPE_CHECKING:
     from .conftest import Script
 
 pytestmark = pytest.mark.anyio
-
-Serve = Callable[..., FailingServer]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts servers, and ends them."""
-    servers: list[FailingServer] = []
-
-    def start(*answers: int | str) -> FailingServer:
-        servers.append(FailingServer(answers))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 class Only(Callback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import anyio
@@ -14,28 +13,12 @@ from fitbus.callbacks import Callback, Logs
 from fitbus.errors import ThreadStuckError
 from fitbus.testing import Gate
 
-from ._failing_server import FailingServer, counts, epochs, monitor
+from ._failing_server import Serve, counts, epochs, monitor
 
 if TYPE_CHECKING:
     from .conftest import Script
 
 pytestmark = pytest.mark.anyio
-
-Serve = Callable[..., FailingServer]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts servers, and ends them."""
-    servers: list[FailingServer] = []
-
-    def start(*answers: int | str) -> FailingServer:
-        servers.append(FailingServer(answers))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 async def test_one_that_hangs_holds_the_end_up_for_a_bounded_time(
