@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import threading
@@ -9,12 +10,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fitbus.callbacks
+import fitbus
 from fitbus.callbacks import Callback
+from fitbus.testing import toy_problem
 
-__all__ = ["BROKEN", "NAMES", "WORKING", "Broken", "Place", "kind_of", "threads_left"]
+__all__ = [
+    "BROKEN",
+    "DEAD",
+    "FOREVER",
+    "NAMES",
+    "PROBLEM",
+    "WORKING",
+    "Place",
+    "X",
+    "Y",
+    "kind_of",
+    "made",
+    "nothing_left",
+]
 
 NAMES = [name for name in fitbus.callbacks.__all__ if name not in ("Callback", "Logs")]
+
+PROBLEM = toy_problem(16, 2)
+X, Y = PROBLEM.x, PROBLEM.y
 
 FOREVER = 10**6
 DEAD = "http://127.0.0.1:9"  # the port of a service that nobody runs
@@ -81,6 +99,11 @@ WORKING: dict[str, Callable[[Any, Place], Callback]] = {
 }
 
 
+def made(name: str, place: Place) -> Callback:
+    """A callback that works, of a name."""
+    return WORKING[name](kind_of(name), place)
+
+
 @dataclasses.dataclass(frozen=True)
 class Broken:
     """One whose disk or network fails.
@@ -111,7 +134,16 @@ BROKEN: dict[str, Broken] = {
 }
 
 
-def threads_left(before: set[threading.Thread]) -> list[str]:
+@contextlib.contextmanager
+def nothing_left(trainer: fitbus.Trainer) -> Iterator[None]:
+    """No thread, and no subscription, outlives it."""
+    before = set(threading.enumerate())
+    yield
+    assert _threads_left(before) == []
+    assert trainer.bus.statistics().subscriptions == ()
+
+
+def _threads_left(before: set[threading.Thread]) -> list[str]:
     """The names of threads that are new and stay: those that event loops keep apart."""
     left: list[str] = []
     for thread in _new(before):

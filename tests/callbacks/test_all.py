@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import inspect
 import itertools
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,40 +15,35 @@ import fitbus
 from fitbus import BatchEnd, EpochEnd, TrainEnd
 from fitbus.callbacks import Callback, LearningRateFinder
 from fitbus.errors import InvalidArgumentError
-from fitbus.testing import Gate, toy_problem
+from fitbus.testing import Gate
 
-from ._every import BROKEN, FOREVER, NAMES, WORKING, Place, kind_of, threads_left
+from ._every import (
+    BROKEN,
+    FOREVER,
+    NAMES,
+    PROBLEM,
+    WORKING,
+    Place,
+    X,
+    Y,
+    kind_of,
+    made,
+    nothing_left,
+)
+from ._failing_server import FailingServer
 
 pytestmark = pytest.mark.anyio
 
-PROBLEM = toy_problem(16, 2)
-X, Y = PROBLEM.x, PROBLEM.y
 OWNERS = ["LearningRateFinder", "LearningRateScheduler", "ParamScheduler", "ReduceLROnPlateau"]
 STOPS = {"LearningRateFinder"}  # its work is done after so many batches
 SHORT: dict[str, Any] = {"batch_size": 8, "epochs": 2}
 
 
-class Takes(http.server.BaseHTTPRequestHandler):
-    """Takes all that is sent."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keeps quiet."""
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A server's."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Takes) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with FailingServer() as server:
+        yield server.root
 
 
 @pytest.fixture
@@ -68,10 +61,8 @@ def trainer() -> fitbus.Trainer:
 @pytest.fixture(autouse=True)
 def nothing_is_left(trainer: fitbus.Trainer) -> Iterator[None]:
     """No thread, and no subscription, outlives a test."""
-    before = set(threading.enumerate())
-    yield
-    assert threads_left(before) == []
-    assert trainer.bus.statistics().subscriptions == ()
+    with nothing_left(trainer):
+        yield
 
 
 @pytest.fixture(params=NAMES)
@@ -84,7 +75,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def callback(name: str, place: Place) -> Callback:
     """One of each."""
-    return WORKING[name](kind_of(name), place)
+    return made(name, place)
 
 
 def test_each_has_an_entry() -> None:
@@ -119,7 +110,7 @@ async def test_two_of_a_kind_go_together_unless_they_own_the_same(
 ) -> None:
     """Those that set the learning rate are refused before the first step, naming both."""
     (place.folder / "second").mkdir()
-    second = WORKING[name](kind_of(name), Place(place.folder / "second", place.url))
+    second = made(name, Place(place.folder / "second", place.url))
     step = int(trainer.state.step)
     if name in OWNERS:
         with pytest.raises(InvalidArgumentError, match=f"{name}.* sets 'learning_rate' already"):
@@ -135,7 +126,7 @@ async def test_the_learning_rate_has_one_owner(
     trainer: fitbus.Trainer, first: str, other: str, place: Place
 ) -> None:
     """Whichever comes first; both are named."""
-    callbacks = [WORKING[name](kind_of(name), place) for name in (first, other)]
+    callbacks = [made(name, place) for name in (first, other)]
     with pytest.raises(InvalidArgumentError, match=f"{other}.*{first}.* sets 'learning_rate'"):
         await trainer.fit(X, Y, **SHORT, callbacks=callbacks)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ import fitbus
 from fitbus import BatchEnd, EpochBegin, EpochEnd, StopTraining, TestBegin, TrainBegin, TrainEnd
 from fitbus.callbacks import Callback, LearningRateFinder
 from fitbus.events import Event
-from fitbus.testing import toy_problem
 
-from ._every import NAMES, WORKING, Place, kind_of, threads_left
+from ._every import DEAD, NAMES, PROBLEM, Place, X, Y, made, nothing_left
 
-PROBLEM = toy_problem(16, 2)
-X, Y = PROBLEM.x, PROBLEM.y
 SHORT: dict[str, Any] = {"batch_size": 8, "epochs": 2, "validation_data": (X, Y)}
 
 Fit = Callable[..., fitbus.History]
@@ -33,20 +29,18 @@ def trainer() -> fitbus.Trainer:
 @pytest.fixture(params=NAMES)
 def callback(request: pytest.FixtureRequest, tmp_path: Path) -> Callback:
     """One of each; nobody is there to be sent to."""
-    return WORKING[request.param](kind_of(request.param), Place(tmp_path, "http://127.0.0.1:9"))
+    return made(request.param, Place(tmp_path, DEAD))
 
 
 @pytest.fixture
 def fit(trainer: fitbus.Trainer, callback: Callback) -> Iterator[Fit]:
     """Trains with it; in the end it trains as ever, and nothing is left."""
-    before = set(threading.enumerate())
-    yield lambda *others, **given: trainer.fit_sync(
-        X, Y, callbacks=[*others[:1], callback, *others[1:]], **{**SHORT, **given}
-    )
-    history = trainer.fit_sync(X, Y, callbacks=[callback], **SHORT)
-    assert history.epoch[-1] == 1
-    assert threads_left(before) == []
-    assert trainer.bus.statistics().subscriptions == ()
+    with nothing_left(trainer):
+        yield lambda *others, **given: trainer.fit_sync(
+            X, Y, callbacks=[*others[:1], callback, *others[1:]], **{**SHORT, **given}
+        )
+        history = trainer.fit_sync(X, Y, callbacks=[callback], **SHORT)
+        assert history.epoch[-1] == 1
 
 
 class Fails(Callback):

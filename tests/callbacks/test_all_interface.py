@@ -16,12 +16,8 @@ import fitbus
 from fitbus.callbacks import Callback
 from fitbus.callbacks._hooks import HOOKS
 from fitbus.events import BatchBegin, BatchEnd, Event
-from fitbus.testing import toy_problem
 
-from ._every import NAMES, WORKING, Place, kind_of
-
-PROBLEM = toy_problem(16, 2)
-X, Y = PROBLEM.x, PROBLEM.y
+from ._every import DEAD, NAMES, PROBLEM, Place, X, Y, kind_of, made
 
 # Event types that are subscribed to beside hooks, and why.
 BESIDE: dict[str, set[type[Event]]] = {
@@ -53,13 +49,13 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     """Where to write; nobody is there to be sent to."""
-    return Place(tmp_path, "http://127.0.0.1:9")
+    return Place(tmp_path, DEAD)
 
 
 @pytest.fixture
 def callback(name: str, place: Place) -> Callback:
     """One of each."""
-    return WORKING[name](kind_of(name), place)
+    return made(name, place)
 
 
 def test_only_overridden_hooks_are_subscribed(
@@ -116,7 +112,7 @@ def test_what_it_remembers_is_plain_and_can_be_taken_back(
         assert list(plain(state, name)) == []
         folder = tmp_path / str(number)
         folder.mkdir()
-        fresh = WORKING[name](kind_of(name), Place(folder, "http://127.0.0.1:9"))
+        fresh = made(name, Place(folder, DEAD))
         before = as_json(state)
         fresh.load_state_dict(state)
         assert as_json(fresh.state_dict()) == before
