@@ -19,6 +19,7 @@ from fitbus.callbacks import BackupAndRestore, Callback
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.testing import EventRecorder, toy_problem
 
+from ._damages import DAMAGES, flip
 from ._interrupted import (
     TRAINER,
     Interrupted,
@@ -38,23 +39,6 @@ pytestmark = pytest.mark.anyio
 def anyio_backend() -> str:
     """One loop is enough: files have nothing to do with it."""
     return "asyncio"
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-DAMAGES = [cut, flip, empty]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -15,31 +15,13 @@ from fitbus.callbacks._backup_file import BackupFiles, Damaged
 from fitbus.errors import FitbusError
 from fitbus.train._packing import plain, unpacked
 
-from ._interrupted import (
-    names,
-)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
+from ._damages import DAMAGES
+from ._interrupted import names
 
 
 def replace_by_directory(path: Path) -> None:
     path.unlink()
     path.mkdir()
-
-
-DAMAGES = [cut, flip, empty]
 
 
 def written(directory: Path, count: int, keep: int = 2) -> BackupFiles:
