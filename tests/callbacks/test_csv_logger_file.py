@@ -15,6 +15,7 @@ from fitbus.errors import InvalidArgumentError
 from fitbus.testing import EventRecorder
 from fitbus.train import Position, Restored
 
+from ._cancelling import Cancels
 from ._logs import ONE, Only, lines, rows
 
 if TYPE_CHECKING:
@@ -106,13 +107,7 @@ async def test_what_was_written_stays_when_training_is_cancelled(
     path = tmp_path / "log.csv"
     logger, recorder = CSVLogger(path), EventRecorder()
     with anyio.CancelScope() as scope:
-
-        class Cancels(Callback):
-            async def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-                if epoch == 1:
-                    scope.cancel()
-
-        await script.fit([0.0] * 16, recorder, Only(*[ONE] * 16), logger, Cancels())
+        await script.fit([0.0] * 16, recorder, Only(*[ONE] * 16), logger, Cancels(scope))
     assert scope.cancelled_caught
     ended = [f"{event.epoch},1.0,2.0" for event in recorder.of(fitbus.EpochEnd)]
     assert 1 <= len(ended) < 16

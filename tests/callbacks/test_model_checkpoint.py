@@ -15,6 +15,7 @@ from fitbus.checkpoints import load_state, load_weights
 from fitbus.errors import InvalidArgumentError
 
 from ._logs import Adds
+from ._saved import VALLEY, names, weights
 
 if TYPE_CHECKING:
     from .conftest import Script, WeightsByEpoch
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 NAN, INF = math.nan, math.inf
-VALLEY = [4, 3, 3, 5, 2, 2.5]
-
-
-def weights(folder: Path, name: str = "{epoch}", **arguments: Any) -> ModelCheckpoint:
-    """One that saves weights, watching the loss."""
-    return ModelCheckpoint(
-        folder / f"{name}.safetensors", "loss", save_weights_only=True, **arguments
-    )
-
-
-def names(folder: Path) -> list[str]:
-    """What is in a folder, without its ending."""
-    return sorted(path.name.removesuffix(".safetensors") for path in folder.iterdir())
-
 
 # What is given, the losses, and then: the epochs (from 1) that were saved, and the best value.
 CASES: dict[str, tuple[dict[str, Any], Sequence[float], list[int], float | None]] = {

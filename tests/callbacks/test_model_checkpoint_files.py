@@ -16,25 +16,15 @@ from fitbus.checkpoints import load_state, load_weights
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.testing import EventRecorder, Gate
 
+from ._cancelling import cancels_at_end
+from ._saved import names, weights
+
 if TYPE_CHECKING:
     from .conftest import Script
 
 pytestmark = pytest.mark.anyio
 
 NAN = math.nan
-
-
-def weights(folder: Path, name: str = "{epoch}", **arguments: Any) -> ModelCheckpoint:
-    """One that saves weights, watching the loss."""
-    return ModelCheckpoint(
-        folder / f"{name}.safetensors", "loss", save_weights_only=True, **arguments
-    )
-
-
-def names(folder: Path) -> list[str]:
-    """What is in a folder, without its ending."""
-    return sorted(path.name.removesuffix(".safetensors") for path in folder.iterdir())
-
 
 # What is given, the losses, and then what is left: epochs, from 1.
 KEPT: dict[str, tuple[dict[str, Any], list[float], list[int]]] = {
@@ -187,12 +177,7 @@ async def test_a_cancelled_fit_leaves_whole_files(script: Script, tmp_path: Path
     checkpoint = ModelCheckpoint(tmp_path / "{epoch}")
     recorder = EventRecorder()
     with anyio.CancelScope() as scope:
-
-        async def cancel(event: fitbus.EpochEnd) -> None:
-            if event.epoch == 1:
-                scope.cancel()
-
-        await script.fit([1, 2, 3, 4], checkpoint, cancel, recorder)
+        await script.fit([1, 2, 3, 4], checkpoint, cancels_at_end(scope), recorder)
     assert recorder.of(fitbus.TrainEnd)[0].reason == "cancelled"
     assert names(tmp_path) in (["1"], ["1", "2"])
     for name in names(tmp_path):

@@ -16,20 +16,14 @@ from fitbus.callbacks import Callback, Logs, OrbaxCheckpoint
 from fitbus.checkpoints import NumberedStates
 from fitbus.testing import EventRecorder, Gate
 
+from ._saved import VALLEY, numbers
+
 if TYPE_CHECKING:
     from .conftest import Script
 
 pytestmark = pytest.mark.anyio
 
-NAN, INF = math.nan, math.inf
-VALLEY = [4, 3, 3, 5, 2, 2.5]
-
-
-def numbers(folder: Path) -> list[int]:
-    """Which states there are, in the order in which they were written."""
-    with NumberedStates(folder) as states:
-        return states.numbers()
-
+NAN = math.nan
 
 # What is given, the losses, and then: the epochs (from 0) that are there at the end, and the best.
 CASES: dict[str, tuple[dict[str, Any], Sequence[float], list[int], float | None]] = {

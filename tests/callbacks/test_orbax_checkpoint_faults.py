@@ -17,18 +17,15 @@ from fitbus.checkpoints import NumberedStates
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.testing import EventRecorder
 
+from ._cancelling import cancels_at_end
+from ._saved import numbers
+
 if TYPE_CHECKING:
     from .conftest import Script
 
 pytestmark = pytest.mark.anyio
 
 NAN, INF = math.nan, math.inf
-
-
-def numbers(folder: Path) -> list[int]:
-    """Which states there are, in the order in which they were written."""
-    with NumberedStates(folder) as states:
-        return states.numbers()
 
 
 @pytest.mark.parametrize(
@@ -97,12 +94,7 @@ async def test_a_cancelled_fit_leaves_whole_states(script: Script, tmp_path: Pat
     checkpoint = OrbaxCheckpoint(tmp_path, max_to_keep=None)
     recorder = EventRecorder()
     with anyio.CancelScope() as scope:
-
-        async def cancel(event: fitbus.EpochEnd) -> None:
-            if event.epoch == 1:
-                scope.cancel()
-
-        await script.fit([1, 2, 3, 4], checkpoint, cancel, recorder)
+        await script.fit([1, 2, 3, 4], checkpoint, cancels_at_end(scope), recorder)
     assert recorder.of(fitbus.TrainEnd)[0].reason == "cancelled"
     with NumberedStates(tmp_path) as states:
         assert states.numbers() in ([0], [0, 1])

@@ -13,6 +13,7 @@ from fitbus.callbacks import Callback, Logs
 from fitbus.errors import ThreadStuckError
 from fitbus.testing import Gate
 
+from ._cancelling import Cancels
 from ._failing_server import Serve, counts, epochs, monitor
 
 if TYPE_CHECKING:
@@ -65,13 +66,7 @@ async def test_it_is_used_again_after_a_cancelled_training_that_it_does_not_hold
     posts = monitor(server, timeout_s=20, drain_s=20)
     started = time.monotonic()
     with anyio.CancelScope() as scope:
-
-        class Cancels(Callback):
-            async def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-                if epoch == 1:
-                    scope.cancel()
-
-        await script.fit([0.0] * 16, posts, Cancels(), grace_s=0.5)
+        await script.fit([0.0] * 16, posts, Cancels(scope), grace_s=0.5)
     assert scope.cancelled_caught
     assert time.monotonic() - started < 5
     assert counts(posts).keys() == {"failed"}
