@@ -13,12 +13,13 @@ import numpy as np
 import fitbus
 from fitbus.testing import toy_problem
 
+from ._data import one_layer, sums
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "README.md").read_text("utf-8")
 
 PROBLEM = toy_problem(64)
-X = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
-Y: np.ndarray[Any, Any] = X.sum(1, keepdims=True)
+X, Y = sums(64)
 
 
 class Table:
@@ -57,8 +58,7 @@ def name_of(cell: str) -> str:
 
 def model() -> Any:
     """A compiled model, the same one each time."""
-    made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
-    made.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+    made = one_layer(keras.optimizers.SGD(0.1), metrics=["mae"])
     made.set_weights([np.full((4, 1), 0.5, np.float32), np.zeros(1, np.float32)])
     return made
 

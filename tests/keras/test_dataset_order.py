@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 
 import fitbus
@@ -14,8 +13,9 @@ from fitbus.callbacks import Callback
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import toy_problem
 
-X = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
-Y = X.sum(1, keepdims=True)
+from ._data import one_layer, sums
+
+X, Y = sums(80)
 
 
 class Dataset(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
@@ -35,9 +35,7 @@ class Dataset(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no type
 
 
 def model() -> Any:
-    made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="ones")])
-    made.compile("sgd", "mse")
-    return made
+    return one_layer(kernel="ones")
 
 
 def orders(seed: int, **options: Any) -> tuple[list[int], list[int]]:

@@ -12,6 +12,7 @@ import pytest
 
 import fitbus
 
+from ._data import sums
 from ._guide import (
     RATES,
     PrintsEachHook,
@@ -31,9 +32,7 @@ HOOKS = ("train", "test", "predict", "epoch", "train_batch", "test_batch", "pred
 @pytest.mark.slow  # compiles for its own sizes, in both libraries
 def test_each_hook_is_called_in_keras_order_with_its_logs(models: Pair) -> None:
     """A fit of four batches, validated on four; then evaluate and predict."""
-    random = np.random.default_rng(1)
-    inputs = random.normal(size=(1000, 4)).astype(np.float32)
-    targets = inputs.sum(axis=1, keepdims=True)
+    inputs, targets = sums(1000, seed=1)
     options: dict[str, Any] = {"batch_size": 128, "data": (inputs, targets)}
     ours, theirs = models.both(lambda: [PrintsEachHook()], validation_split=0.5, **options)
     check_same(ours, theirs)

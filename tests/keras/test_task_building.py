@@ -12,12 +12,12 @@ import pytest
 import fitbus
 from fitbus.keras import KerasTask
 
+from ._data import sums
 from ._pairs import check_close
 
 pytestmark = pytest.mark.slow  # each compiles the programs of a model twice
 
-X = np.random.default_rng(5).normal(size=(40, 4)).astype("float32")
-Y = X.sum(1, keepdims=True)
+X, Y = sums(40, seed=5)
 
 
 def unbuilt() -> Any:

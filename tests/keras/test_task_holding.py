@@ -20,8 +20,9 @@ from fitbus.errors import FitbusError, StateLostError, TrainerBusyError, WrongTh
 from fitbus.keras import KerasTask
 from fitbus.testing import Gate
 
-X = np.random.default_rng(5).normal(size=(32, 4)).astype("float32")
-Y = X.sum(1, keepdims=True)
+from ._data import sums
+
+X, Y = sums(32, seed=5)
 Base: Any = keras.callbacks.Callback
 CALLS: dict[str, Callable[[Any], Any]] = {
     "fit": lambda model: model.fit(X, Y, verbose=0),

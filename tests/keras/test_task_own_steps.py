@@ -7,19 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import keras
-import numpy as np
 import pytest
 
 import fitbus
 from fitbus.keras import KerasTask
 
+from ._data import sums
 from ._pairs import Pair
 
 pytestmark = pytest.mark.slow  # each compiles the programs of a model twice
 
-RANDOM = np.random.default_rng(5)
-X = RANDOM.normal(size=(40, 4)).astype("float32")
-Y = X.sum(1, keepdims=True)
+X, Y = sums(40, seed=5)
 
 
 class Model(keras.Model):  # type: ignore[misc]  # Keras has no types

@@ -15,10 +15,10 @@ from fitbus import BatchEnd, EpochEnd
 from fitbus.errors import InvalidArgumentError
 from fitbus.keras import KerasTask
 
+from ._data import sums
 from ._pairs import check_close, variables
 
-X = np.random.default_rng(5).normal(size=(48, 4)).astype("float32")
-Y = X.sum(1, keepdims=True)
+X, Y = sums(48, seed=5)
 
 
 def make(optimizer: Any = "adam") -> Any:

@@ -14,14 +14,14 @@ from fitbus import callbacks
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import EventRecorder
 
-X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-Y = X.sum(1, keepdims=True)
+from ._data import one_layer, sums
+
+X, Y = sums(40)
 
 
 def trainer(optimizer: Any = None) -> fitbus.Trainer:
     """Of a compiled model, the same one each time."""
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros")])
-    model.compile(optimizer or keras.optimizers.SGD(0.05), "mse")
+    model = one_layer(optimizer or keras.optimizers.SGD(0.05))
     return fitbus.Trainer(fitbus.keras.KerasTask(model))
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 import pytest
 
 import fitbus
 from fitbus import callbacks
 from fitbus.errors import InvalidArgumentError
 
-X = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
-Y = X.sum(1, keepdims=True)
+from ._data import sums
+
+X, Y = sums(32)
 K: Any = keras.callbacks
 OPTIONS: Any = {"epochs": 3, "batch_size": 16, "shuffle": False}
 
