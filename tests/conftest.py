@@ -1,4 +1,4 @@
-"""What all tests share: every async test runs on asyncio, uvloop and trio."""
+"""What all tests share: every async test runs on asyncio, uvloop and trio; what JAX compiles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,3 +28,19 @@ if "KERAS_HOME" not in os.environ:
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """The event loop under an async test."""
     return request.param
+
+
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """The names of the functions that JAX compiles meanwhile, by what it tells of itself."""
+    import jax
+
+    names: list[str] = []
+
+    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(str(kwargs.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import keras
 import numpy as np
 import pytest
@@ -64,20 +62,6 @@ class Shared:
 def shared() -> Shared:
     model = make()
     return Shared(model, fitbus.Trainer(KerasTask(model)))
-
-
-@pytest.fixture
-def compiled() -> Iterator[list[str]]:
-    """The names of the functions that JAX compiles meanwhile, by what it tells of itself."""
-    names: list[str] = []
-
-    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(str(kwargs.get("fun_name")))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize(("batch_size", "programs"), [(20, 1), (16, 2)])

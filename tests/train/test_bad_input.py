@@ -20,7 +20,6 @@ from fitbus import (
     StopTraining,
     TrainEnd,
     Trainer,
-    TrainState,
 )
 from fitbus.callbacks import EarlyStopping
 from fitbus.errors import (
@@ -30,6 +29,8 @@ from fitbus.errors import (
     InvalidHandlerError,
 )
 from fitbus.testing import EventRecorder, toy_problem
+
+from ._bad_input import Mean, refused
 
 pytestmark = pytest.mark.anyio
 
@@ -43,11 +44,6 @@ def anyio_backend() -> str:
 PROBLEM = toy_problem(40, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 SHARED = Trainer(PROBLEM.task, PROBLEM.params)
-
-
-def refused(error: type[Exception], *parts: str) -> Any:
-    """An error whose message begins with the first part and holds the others, in order."""
-    return pytest.raises(error, match="^" + ".*".join(map(re.escape, parts)))
 
 
 # Arguments of `fit`.
@@ -175,19 +171,6 @@ DATA: dict[str, tuple[Any, Any, dict[str, Any], str, str]] = {
         "(7,); give one weight for each of 8",
     ),
 }
-
-
-class Mean:
-    """A task that needs no targets."""
-
-    def train_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return state, {"mean": batch.x.mean()}
-
-    def eval_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return {"mean": batch.x.mean()}
-
-    def predict_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return batch.x
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,8 @@ from fitbus import Control, Supervised, Trainer, TrainState
 from fitbus.errors import InvalidArgumentError
 from fitbus.testing import toy_problem
 
+from ._bad_input import Mean, refused
+
 pytestmark = pytest.mark.anyio
 
 
@@ -31,24 +32,6 @@ def anyio_backend() -> str:
 PROBLEM = toy_problem(40, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 WHOLE = "give a whole number of at least 1"
-
-
-def refused(error: type[Exception], *parts: str) -> Any:
-    """An error whose message begins with the first part and holds the others, in order."""
-    return pytest.raises(error, match="^" + ".*".join(map(re.escape, parts)))
-
-
-class Mean:
-    """A task that needs no targets."""
-
-    def train_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return state, {"mean": batch.x.mean()}
-
-    def eval_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return {"mean": batch.x.mean()}
-
-    def predict_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return batch.x
 
 
 # `Trainer`.

@@ -21,9 +21,10 @@ from fitbus import (
     Event,
     ScaleLearningRate,
     SetLearningRate,
-    TrainState,
 )
 from fitbus.testing import EventRecorder, toy_problem
+
+from ._bad_input import Mean
 
 pytestmark = pytest.mark.anyio
 
@@ -32,20 +33,6 @@ X, Y = PROBLEM.x, PROBLEM.y
 
 
 # Compilation.
-
-
-@pytest.fixture
-def compiled() -> Iterator[list[str]]:
-    """The names of the functions that JAX compiles meanwhile, by what it tells of itself."""
-    names: list[str] = []
-
-    def listen(event: str, duration_secs: float, **kwargs: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(str(kwargs.get("fun_name")))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def counted() -> tuple[fitbus.Supervised, list[str]]:
@@ -131,19 +118,6 @@ def late(x: Any) -> Any:
     """Gives x; takes long."""
     spun = jax.lax.fori_loop(0, 80_000, lambda _, a: jnp.sin(a) + 1, x)
     return jnp.where(spun < 3, x, spun)
-
-
-class Mean:
-    """Learns nothing; tells of each batch its mean."""
-
-    def train_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return state, {"mean": batch.x.mean()}
-
-    def eval_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return {"mean": batch.x.mean()}
-
-    def predict_step(self, state: TrainState, batch: fitbus.Batch) -> Any:
-        return batch.x
 
 
 class Watched(list[Any]):
