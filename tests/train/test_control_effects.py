@@ -87,13 +87,6 @@ class Rated:
 SHARED = fitbus.Trainer(Rated(), PROBLEM.params)
 
 
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
-
-
 @pytest.fixture(params=[True, False], ids=["exact", "ahead"])
 def recorder(request: pytest.FixtureRequest) -> Any:
     """Training waits for it at each event, or runs ahead of it."""

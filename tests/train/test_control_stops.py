@@ -44,13 +44,6 @@ FOREVER = 10**6
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
 
 
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
-
-
 async def test_a_stop_sent_before_fit_ends_it_before_the_first_step(
     trainer: fitbus.Trainer,
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,13 +17,6 @@ PROBLEM = toy_problem(64, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
 NAMES = ["loss", "mean_absolute_error"]
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
 
 
 def columns(ends: list[EpochEnd]) -> dict[str, list[float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import fitbus
 from fitbus import (
     BatchEnd,
-    Callback,
     ControlApplied,
     PredictBatchEnd,
     PredictEnd,
@@ -29,29 +27,14 @@ from fitbus.errors import (
 )
 from fitbus.testing import EventRecorder, toy_problem
 
+from ._at import At
+
 pytestmark = pytest.mark.anyio
 
 PROBLEM = toy_problem(64, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 FOREVER = 10**6
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
-
-
-class At(Callback):
-    """Does something with the model at a hook."""
-
-    def __init__(self, hook: str, action: Callable[[Any], object]) -> None:
-        def run_action(*arguments: Any) -> None:
-            action(self.model)
-
-        setattr(self, hook, run_action)
 
 
 # Stops.

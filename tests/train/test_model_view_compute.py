@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,13 @@ from fitbus import Callback, EpochEnd, Event, PredictEnd, Run, StopTraining, Tes
 from fitbus.errors import WrongThreadError
 from fitbus.testing import EventRecorder, toy_problem
 
+from ._at import At
+
 pytestmark = pytest.mark.anyio
 
 PROBLEM = toy_problem(64, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
-
-
-class At(Callback):
-    """Does something with the model at the end of each epoch."""
-
-    def __init__(self, action: Callable[[Any], object]) -> None:
-        self._action = action
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._action(self.model)
 
 
 async def test_it_predicts_and_evaluates_with_the_weights_of_the_moment(
@@ -52,7 +37,7 @@ async def test_it_predicts_and_evaluates_with_the_weights_of_the_moment(
         found.append(model.evaluate(X, Y, 24, steps=1, sample_weight=np.ones(64)))
         found.append(model.predict(X, 24, 0, 2))
 
-    await trainer.fit(X, Y, batch_size=32, callbacks=[At(compute)])
+    await trainer.fit(X, Y, batch_size=32, callbacks=[At("on_epoch_end", compute)])
     predictions = X @ np.ones(4, np.float32) + np.float32(0.5)
     error = np.abs(predictions - Y)
     outputs, values, logs, first, half = found
@@ -78,7 +63,7 @@ async def test_computing_publishes_nothing_unless_given_callbacks(trainer: fitbu
         model.predict(X, callbacks=[nested, waits])
         assert len(on_loop) == 1
 
-    run = trainer.run(X, Y, batch_size=32, callbacks=[At(compute)])
+    run = trainer.run(X, Y, batch_size=32, callbacks=[At("on_epoch_end", compute)])
     async with run:
         pass
     subscription.cancel()
@@ -112,7 +97,8 @@ async def test_what_goes_wrong_inside_is_the_hooks_to_handle(trainer: fitbus.Tra
         assert model.evaluate(X, Y, callbacks=[stop]) == half
         done.append(model.stop_training)
 
-    history = await trainer.fit(X, Y, batch_size=32, epochs=2, callbacks=[At(compute)])
+    computes = At("on_epoch_end", compute)
+    history = await trainer.fit(X, Y, batch_size=32, epochs=2, callbacks=[computes])
     assert (history.epoch, done) == ([0, 1], [False, False])
 
 
@@ -192,7 +178,8 @@ async def test_the_model_of_another_run_is_refused(trainer: fitbus.Trainer) -> N
     other: Run[Any] = fitbus.Trainer(PROBLEM.task, PROBLEM.params).run(X, Y, epochs=10**6)
     async with other:
         view = other.model("a stranger")
-        await trainer.fit(X, Y, callbacks=[At(lambda model: found.append(refused(view)))])
+        refuses = At("on_epoch_end", lambda model: found.append(refused(view)))
+        await trainer.fit(X, Y, callbacks=[refuses])
         await other.send(StopTraining())
     assert found == [[*USES]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,28 +17,13 @@ from fitbus import Callback, ControlApplied, Supervised
 from fitbus.errors import ControlRejectedError, InvalidArgumentError, WrongThreadError
 from fitbus.testing import EventRecorder, toy_problem
 
+from ._at import At
+
 pytestmark = pytest.mark.anyio
 
 PROBLEM = toy_problem(64, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
-
-
-class At(Callback):
-    """Does something with the model at a hook."""
-
-    def __init__(self, hook: str, action: Callable[[Any], object]) -> None:
-        def run_action(*arguments: Any) -> None:
-            action(self.model)
-
-        setattr(self, hook, run_action)
 
 
 def message_of(action: Callable[[], object]) -> str:

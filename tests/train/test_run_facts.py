@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -32,13 +31,6 @@ X, Y = PROBLEM.x, PROBLEM.y
 FOREVER = 10**6
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
 ONE_EPOCH_EVENTS = 8
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
 
 
 async def test_its_status_follows_its_life(trainer: fitbus.Trainer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -36,13 +36,6 @@ FOREVER = 10**6
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
 TEST = ["TestBegin", *["TestBatchBegin", "TestBatchEnd"] * 2, "TestEnd"]
 PREDICT = ["PredictBegin", *["PredictBatchBegin", "PredictBatchEnd"] * 2, "PredictEnd"]
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
 
 
 def predictions(state: TrainState) -> Any:

@@ -6,7 +6,6 @@ import itertools
 import logging
 import re
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -43,13 +42,6 @@ class Bad(fitbus.Control):
     def key(self) -> Any:
         """An author's mistake."""
         return ["layer"]
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
 
 
 @pytest.mark.parametrize("live", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -33,13 +32,6 @@ PARAMS = {"w": RANDOM.normal(size=3).astype(np.float32), "b": np.float32(0.5)}
 SHARED = fitbus.Trainer(PROBLEM.task, PARAMS)
 TEST = ["TestBegin", *["TestBatchBegin", "TestBatchEnd"] * 3, "TestEnd"]
 PREDICT = ["PredictBegin", *["PredictBatchBegin", "PredictBatchEnd"] * 3, "PredictEnd"]
-
-
-@pytest.fixture
-def trainer() -> Iterator[fitbus.Trainer]:
-    """One for all tests of this file, so that its steps are compiled once."""
-    yield SHARED
-    assert SHARED.bus.statistics().subscriptions == ()
 
 
 def predictions() -> Any:
