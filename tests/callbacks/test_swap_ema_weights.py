@@ -35,19 +35,14 @@ from ._averaging import (
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def trainer() -> fitbus.Trainer:
-    return TRAINER
-
-
-async def test_the_averages_are_in_place_during_validation_only(trainer: fitbus.Trainer) -> None:
+async def test_the_averages_are_in_place_during_validation_only() -> None:
     """They are debiased as Optax does it; training goes on as if nothing had been."""
     seen = Seen()
     options: Any = {"batch_size": 8, "epochs": 2, "validation_data": (X, Y)}
-    begin = trainer.state
-    await trainer.fit(X, Y, **options)
-    plain = trainer.state
-    await put(trainer, begin).fit(X, Y, callbacks=[swap(), seen], **options)
+    begin = TRAINER.state
+    await TRAINER.fit(X, Y, **options)
+    plain = TRAINER.state
+    await put(TRAINER, begin).fit(X, Y, callbacks=[swap(), seen], **options)
     assert seen.what[1:] == [
         ("TestBegin", "average"),
         ("TestEnd", "own"),
@@ -58,50 +53,46 @@ async def test_the_averages_are_in_place_during_validation_only(trainer: fitbus.
         ("EpochEnd", "own"),
         ("TrainEnd", "own"),
     ]
-    assert w(trainer.state) == w(plain)
-    assert debiased(trainer.state) == debiased(plain)
+    assert w(TRAINER.state) == w(plain)
+    assert debiased(TRAINER.state) == debiased(plain)
 
 
-async def test_evaluate_and_predict_use_them_and_the_parameters_are_back(
-    trainer: fitbus.Trainer,
-) -> None:
-    await trainer.fit(X, Y, batch_size=8)
-    state = trainer.state
+async def test_evaluate_and_predict_use_them_and_the_parameters_are_back() -> None:
+    await TRAINER.fit(X, Y, batch_size=8)
+    state = TRAINER.state
     kept = state.extra["ema"]
     ema = jax.tree.map(lambda leaf: leaf / (1 - DECAY ** int(kept.count)), kept.ema)
-    logs = await trainer.evaluate(X, Y, callbacks=[swap()])
-    assert w(trainer.state) == w(state)
+    logs = await TRAINER.evaluate(X, Y, callbacks=[swap()])
+    assert w(TRAINER.state) == w(state)
     seen = Seen()
-    predicted = await trainer.predict(X, callbacks=[swap(), seen])
+    predicted = await TRAINER.predict(X, callbacks=[swap(), seen])
     assert seen.what == [("PredictBegin", "average"), ("PredictEnd", "own")]
-    assert w(trainer.state) == w(state)
-    assert not np.array_equal(predicted, await trainer.predict(X))
-    put(trainer, dataclasses.replace(state, params=ema))
-    assert logs == await trainer.evaluate(X, Y)
-    np.testing.assert_array_equal(predicted, await trainer.predict(X))
+    assert w(TRAINER.state) == w(state)
+    assert not np.array_equal(predicted, await TRAINER.predict(X))
+    put(TRAINER, dataclasses.replace(state, params=ema))
+    assert logs == await TRAINER.evaluate(X, Y)
+    np.testing.assert_array_equal(predicted, await TRAINER.predict(X))
 
 
-async def test_swap_on_epoch_leaves_them_in_place_until_the_next_epoch_begins(
-    trainer: fitbus.Trainer,
-) -> None:
+async def test_swap_on_epoch_leaves_them_in_place_until_the_next_epoch_begins() -> None:
     """What comes after it at the end of an epoch sees them; after the last epoch they stay."""
     seen = Seen()
-    await trainer.fit(X, Y, batch_size=8, epochs=2, callbacks=[swap(swap_on_epoch=True), seen])
+    await TRAINER.fit(X, Y, batch_size=8, epochs=2, callbacks=[swap(swap_on_epoch=True), seen])
     assert seen.what[1:] == [
         ("EpochEnd", "average"),
         ("EpochBegin", "own"),
         ("EpochEnd", "average"),
         ("TrainEnd", "average"),
     ]
-    assert w(trainer.state) == debiased(trainer.state)
+    assert w(TRAINER.state) == debiased(TRAINER.state)
 
 
-async def test_they_stay_where_training_was_stopped_after_an_epoch(trainer: fitbus.Trainer) -> None:
+async def test_they_stay_where_training_was_stopped_after_an_epoch() -> None:
     def stop(event: EpochEnd) -> fitbus.StopTraining:
         return fitbus.StopTraining("enough")
 
-    await trainer.fit(X, Y, batch_size=8, epochs=3, callbacks=[swap(swap_on_epoch=True), stop])
-    assert w(trainer.state) == debiased(trainer.state)
+    await TRAINER.fit(X, Y, batch_size=8, epochs=3, callbacks=[swap(swap_on_epoch=True), stop])
+    assert w(TRAINER.state) == debiased(TRAINER.state)
 
 
 async def test_averages_as_they_are_or_where_a_function_says() -> None:

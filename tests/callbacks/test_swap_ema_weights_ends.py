@@ -17,15 +17,8 @@ from ._averaging import TRAINER, X, Y, called, debiased, put, swap, w
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def trainer() -> fitbus.Trainer:
-    return TRAINER
-
-
 @pytest.mark.parametrize("on_epoch", [False, True])
-async def test_after_an_error_the_parameters_are_back(
-    trainer: fitbus.Trainer, on_epoch: bool
-) -> None:
+async def test_after_an_error_the_parameters_are_back(on_epoch: bool) -> None:
     """In a validation, or with averages in place between two epochs."""
 
     def fail(event: fitbus.Event) -> None:
@@ -33,34 +26,34 @@ async def test_after_an_error_the_parameters_are_back(
 
     handler = fitbus.handler(EpochEnd if on_epoch else fitbus.TestBatchEnd)(fail)
     with pytest.raises(ValueError, match="no more"):
-        await trainer.fit(
+        await TRAINER.fit(
             X,
             Y,
             batch_size=8,
             validation_data=(X, Y),
             callbacks=[swap(swap_on_epoch=on_epoch), handler],
         )
-    assert w(trainer.state) != debiased(trainer.state)
+    assert w(TRAINER.state) != debiased(TRAINER.state)
 
 
 @pytest.mark.parametrize("call", ["evaluate", "predict", "fit"])
-async def test_after_an_error_of_the_data_they_are_back(trainer: fitbus.Trainer, call: str) -> None:
+async def test_after_an_error_of_the_data_they_are_back(call: str) -> None:
     def batches() -> Any:
         yield (X[:8], Y[:8])
         raise OSError("gone")
 
-    await trainer.fit(X, Y, batch_size=8)
-    own = w(trainer.state)
+    await TRAINER.fit(X, Y, batch_size=8)
+    own = w(TRAINER.state)
     with pytest.raises(OSError, match="gone"):
-        await called(trainer, call, [swap()], batches)
+        await called(TRAINER, call, [swap()], batches)
     if call == "fit":
-        assert w(trainer.state) != debiased(trainer.state)
+        assert w(TRAINER.state) != debiased(TRAINER.state)
     else:
-        assert w(trainer.state) == own
+        assert w(TRAINER.state) == own
 
 
 @pytest.mark.parametrize("call", ["evaluate", "predict", "fit"])
-async def test_after_a_cancellation_they_are_back(trainer: fitbus.Trainer, call: str) -> None:
+async def test_after_a_cancellation_they_are_back(call: str) -> None:
     """While the averages are in place, at a batch of the test."""
     gate = Gate()
     kinds = (fitbus.TestBatchEnd, fitbus.PredictBatchEnd)
@@ -69,22 +62,20 @@ async def test_after_a_cancellation_they_are_back(trainer: fitbus.Trainer, call:
     async def hold(event: fitbus.Event) -> None:
         await gate.pass_async()
 
-    await trainer.fit(X, Y, batch_size=8)
-    own = w(trainer.state)
+    await TRAINER.fit(X, Y, batch_size=8)
+    own = w(TRAINER.state)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(called, trainer, call, [swap(), hold])
+        tasks.start_soon(called, TRAINER, call, [swap(), hold])
         await gate.wait_arrived()
         tasks.cancel_scope.cancel()
         gate.open()
     if call == "fit":
-        assert w(trainer.state) != debiased(trainer.state)
+        assert w(TRAINER.state) != debiased(TRAINER.state)
     else:
-        assert w(trainer.state) == own
+        assert w(TRAINER.state) == own
 
 
-async def test_what_another_callback_puts_back_at_the_end_of_a_failed_training_stays(
-    trainer: fitbus.Trainer,
-) -> None:
+async def test_what_another_callback_puts_back_at_the_end_of_a_failed_training_stays() -> None:
     """The parameters are back before the end is told, so that best weights aren't overwritten."""
     weights: list[Any] = []
 
@@ -99,7 +90,7 @@ async def test_what_another_callback_puts_back_at_the_end_of_a_failed_training_s
 
     best = EarlyStopping("val_loss", restore_best_weights=True)
     with pytest.raises(ValueError, match="no more"):
-        await trainer.fit(
+        await TRAINER.fit(
             X,
             Y,
             batch_size=8,
@@ -107,12 +98,10 @@ async def test_what_another_callback_puts_back_at_the_end_of_a_failed_training_s
             validation_data=(X, Y),
             callbacks=[Keep(), best, swap(), fail],
         )
-    assert w(trainer.state) == weights[0][1].tobytes()
+    assert w(TRAINER.state) == weights[0][1].tobytes()
 
 
-async def test_a_training_goes_on_from_a_backup_with_the_averages_in_place(
-    trainer: fitbus.Trainer, tmp_path: Any
-) -> None:
+async def test_a_training_goes_on_from_a_backup_with_the_averages_in_place(tmp_path: Any) -> None:
     """The backup at the end of an epoch has the parameters too: the end is the same bit for bit."""
 
     def fail(event: EpochBegin) -> None:
@@ -120,13 +109,13 @@ async def test_a_training_goes_on_from_a_backup_with_the_averages_in_place(
             raise ValueError("interrupted")
 
     options: Any = {"batch_size": 8, "epochs": 3}
-    begin = trainer.state
-    await trainer.fit(X, Y, callbacks=[swap(swap_on_epoch=True)], **options)
-    plain = trainer.state
+    begin = TRAINER.state
+    await TRAINER.fit(X, Y, callbacks=[swap(swap_on_epoch=True)], **options)
+    plain = TRAINER.state
     backup = [BackupAndRestore(tmp_path / "backup"), swap(swap_on_epoch=True)]
     with pytest.raises(ValueError, match="interrupted"):
-        await put(trainer, begin).fit(X, Y, callbacks=[*backup, fail], **options)
+        await put(TRAINER, begin).fit(X, Y, callbacks=[*backup, fail], **options)
     backup = [swap(swap_on_epoch=True), BackupAndRestore(tmp_path / "backup")]
-    await put(trainer, begin).fit(X, Y, callbacks=backup, **options)
-    assert w(trainer.state) == w(plain)
-    assert debiased(trainer.state) == debiased(plain)
+    await put(TRAINER, begin).fit(X, Y, callbacks=backup, **options)
+    assert w(TRAINER.state) == w(plain)
+    assert debiased(TRAINER.state) == debiased(plain)
