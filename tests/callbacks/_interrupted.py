@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import fitbus
-from fitbus import BatchEnd, TrainState
+from fitbus import BatchEnd
 from fitbus.callbacks import BackupAndRestore, Callback, Logs
 from fitbus.testing import toy_problem
 
@@ -25,9 +24,9 @@ class Interrupted(Exception):
     """What ends a training in these tests."""
 
 
-def new_trainer(state: TrainState = BEGIN) -> fitbus.Trainer:
+def new_trainer() -> fitbus.Trainer:
     """As in a new process, but nothing is compiled again."""
-    TRAINER.keeper.take_back(fitbus.Trainer(PROBLEM.task, state).state)
+    TRAINER.keeper.take_back(fitbus.Trainer(PROBLEM.task, BEGIN).state)
     return TRAINER
 
 
@@ -43,10 +42,6 @@ def fail_after(batches: int) -> Callable[[BatchEnd], None]:
             raise Interrupted
 
     return fail
-
-
-def bits(state: TrainState) -> list[bytes]:
-    return [np.asarray(state.params[name]).tobytes() for name in sorted(state.params)]
 
 
 class Remembers(Callback):

@@ -17,6 +17,8 @@ from fitbus.callbacks import Callback, Logs
 from fitbus.train import Batch, TrainState
 
 from ._failing_server import FailingServer, Serve
+from ._numbers import bits
+from ._tensorboard_reading import Toy
 
 Array = np.ndarray[Any, Any]
 
@@ -89,8 +91,7 @@ class Script:
 
     def weights(self) -> list[bytes]:
         """The parameters, bit for bit."""
-        params = self.trainer.state.params
-        return [np.asarray(params[name]).tobytes() for name in sorted(params)]
+        return bits(self.trainer.state)
 
 
 class WeightsByEpoch(Callback):
@@ -125,3 +126,9 @@ def serve() -> Iterator[Serve]:
     """Starts servers, and ends them."""
     with contextlib.ExitStack() as servers:
         yield lambda *answers: servers.enter_context(FailingServer(answers))
+
+
+@pytest.fixture(scope="module")
+def toy() -> Toy:
+    """One trainer for all of a module's tests of TensorBoard."""
+    return Toy()

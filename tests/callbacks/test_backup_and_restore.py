@@ -20,11 +20,11 @@ from ._interrupted import (
     Remembers,
     X,
     Y,
-    bits,
     fail_after,
     interrupted,
     new_trainer,
 )
+from ._numbers import bits
 
 pytestmark = pytest.mark.anyio
 

@@ -19,11 +19,11 @@ from ._interrupted import (
     Interrupted,
     X,
     Y,
-    bits,
     interrupted,
     names,
     new_trainer,
 )
+from ._numbers import bits
 
 pytestmark = pytest.mark.anyio
 

@@ -25,12 +25,12 @@ from ._interrupted import (
     Interrupted,
     X,
     Y,
-    bits,
     fail_after,
     interrupted,
     names,
     new_trainer,
 )
+from ._numbers import bits
 
 pytestmark = pytest.mark.anyio
 

@@ -18,20 +18,17 @@ from fitbus.callbacks import (
     Logs,
     ParamScheduler,
 )
-from fitbus.testing import toy_problem
 
-from ._interrupted import Interrupted, bits, fail_after
+from ._interrupted import TRAINER, Interrupted, X, Y, fail_after, new_trainer
+from ._numbers import bits
 
 pytestmark = pytest.mark.anyio
 
-PROBLEM = toy_problem(40, 3)
-TRAINER = fitbus.Trainer(PROBLEM.task, PROBLEM.params, seed=5)
 OPTIONS: Any = {"batch_size": 8, "epochs": 3}
 
 
 async def fit(*callbacks: Any) -> fitbus.History:
-    TRAINER.keeper.take_back(fitbus.Trainer(PROBLEM.task, PROBLEM.params).state)
-    return await TRAINER.fit(PROBLEM.x, PROBLEM.y, callbacks=callbacks, **OPTIONS)
+    return await new_trainer().fit(X, Y, callbacks=callbacks, **OPTIONS)
 
 
 def halving() -> LearningRateScheduler:

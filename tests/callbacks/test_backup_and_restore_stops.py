@@ -11,7 +11,8 @@ import fitbus
 from fitbus import BatchEnd, TestBegin, TrainEnd
 from fitbus.callbacks import BackupAndRestore, EarlyStopping, Timer
 
-from ._interrupted import TRAINER, Interrupted, X, Y, bits, names, new_trainer
+from ._interrupted import TRAINER, Interrupted, X, Y, names, new_trainer
+from ._numbers import bits
 
 pytestmark = pytest.mark.anyio
 
@@ -34,8 +35,8 @@ def fail_at(kind: Any, step: int) -> Any:
     return fail
 
 
-def early(patience: int = 2) -> EarlyStopping:
-    return EarlyStopping("loss", patience=patience, min_delta=1e9)
+def early() -> EarlyStopping:
+    return EarlyStopping("loss", patience=2, min_delta=1e9)
 
 
 def at_end() -> Timer:

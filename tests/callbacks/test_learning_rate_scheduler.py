@@ -18,6 +18,8 @@ from fitbus.errors import InvalidArgumentError
 from fitbus.events import ControlApplied
 from fitbus.testing import EventRecorder, toy_problem
 
+from ._numbers import singles
+
 pytestmark = pytest.mark.anyio
 
 PROBLEM = toy_problem(16, 2)
@@ -49,10 +51,6 @@ def fit(callback: Any, *more: Any, epochs: int = 4, rate: float = 0.5, **given: 
 def rates(callback: Any, **given: Any) -> list[float]:
     found: list[float] = fit(callback, **given).history["learning_rate"]
     return found
-
-
-def singles(*values: float) -> list[float]:
-    return [float(np.float32(value)) for value in values]
 
 
 class Method:

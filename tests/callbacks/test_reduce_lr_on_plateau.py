@@ -20,6 +20,8 @@ from fitbus.events import ControlApplied
 from fitbus.testing import EventRecorder, toy_problem
 from fitbus.train import Batch, TrainState
 
+from ._numbers import singles
+
 pytestmark = pytest.mark.anyio
 
 NAN = math.nan
@@ -72,10 +74,6 @@ def fit(losses: Sequence[float], *callbacks: Any, rate: float = 0.1, **more: Any
         **more,
     )
     return rates
-
-
-def singles(*rates: float) -> list[float]:
-    return [float(np.float32(rate)) for rate in rates]
 
 
 FLAT = [1.0] * 6
