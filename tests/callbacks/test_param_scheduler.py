@@ -22,8 +22,10 @@ from fitbus.callbacks import (
 )
 from fitbus.control import SetHyperparameter
 from fitbus.errors import ControlRejectedError, InvalidArgumentError
-from fitbus.events import BatchBegin, BatchEnd, ControlApplied, EpochEnd
+from fitbus.events import ControlApplied, EpochEnd
 from fitbus.testing import EventRecorder, toy_problem
+
+from ._waits import waits
 
 pytestmark = pytest.mark.anyio
 
@@ -189,18 +191,15 @@ async def test_what_it_logs_can_be_monitored() -> None:
 @pytest.mark.parametrize("by", ["step", "epoch"])
 async def test_training_waits_for_no_handler_of_a_batch(by: Any) -> None:
     """Steps run ahead between the changes."""
-    waits: list[bool] = []
+    seen: list[bool] = []
     scheduler = ParamScheduler("learning_rate", lambda start: 0.25, by=by)
 
     def looks(event: EpochEnd) -> None:
-        assert scheduler.run is not None
-        engine = scheduler.run.driver.engine
-        assert engine is not None
-        waits.extend(engine.publisher.waits(kind) for kind in (BatchBegin, BatchEnd))
+        seen.extend(waits(scheduler.run))
 
     await fit(scheduler, looks, epochs=1)
     assert scheduler.value == 0.25
-    assert waits == [False, False]
+    assert seen == [False, False]
 
 
 async def test_it_is_the_only_owner_of_its_hyperparameter() -> None:

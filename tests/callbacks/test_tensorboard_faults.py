@@ -21,12 +21,6 @@ from ._tensorboard_reading import Array, Records, Toy, folders
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def toy() -> Toy:
-    """One trainer for all."""
-    return Toy()
-
-
 @pytest.mark.parametrize(
     ("argument", "value"),
     [

@@ -24,12 +24,6 @@ from ._tensorboard_reading import Array, Records, Toy, as_float32, folders
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def toy() -> Toy:
-    """One trainer for all."""
-    return Toy()
-
-
 class Writes(Callback):
     """Writes in all ways there are."""
 

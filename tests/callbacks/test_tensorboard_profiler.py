@@ -9,18 +9,13 @@ from typing import Any
 import jax
 import pytest
 
-from fitbus import BatchBegin, BatchEnd, EpochEnd
+from fitbus import BatchEnd, EpochEnd
 from fitbus.callbacks import TensorBoard
 
 from ._tensorboard_reading import Records, Toy
+from ._waits import waits
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def toy() -> Toy:
-    """One trainer for all."""
-    return Toy()
 
 
 def traces(place: Path) -> list[Path]:
@@ -53,10 +48,7 @@ async def test_batches_are_waited_for_in_the_window_only(
     ) as run:
 
         def look(event: EpochEnd) -> None:
-            engine = run.driver.engine
-            assert engine is not None
-            waits = [engine.publisher.waits(kind) for kind in (BatchBegin, BatchEnd)]
-            seen.append(any(waits))
+            seen.append(any(waits(run)))
 
         run.add(look)
         await run.wait()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fitbus import BatchBegin, BatchEnd, EpochEnd, TestEnd
+from fitbus import BatchEnd, EpochEnd, TestEnd
 from fitbus.callbacks import Callback, Logs, TensorBoard
 from fitbus.testing import EventRecorder
 
 from ._tensorboard_reading import Records, Toy, as_float32, folders
+from ._waits import waits
 
 if TYPE_CHECKING:
     from .conftest import Script
@@ -20,12 +21,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 NAMES = ("loss", "mean_absolute_error")
-
-
-@pytest.fixture(scope="module")
-def toy() -> Toy:
-    """One trainer for all."""
-    return Toy()
 
 
 async def test_an_epoch_has_its_logs_and_the_learning_rate_where_keras_has_them(
@@ -162,10 +157,7 @@ async def test_training_waits_for_no_batch(toy: Toy, tmp_path: Path) -> None:
 
     class Looks(Callback):
         def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-            assert self.run is not None
-            engine = self.run.driver.engine
-            assert engine is not None
-            seen.extend(engine.publisher.waits(kind) for kind in (BatchBegin, BatchEnd))
+            seen.extend(waits(self.run))
 
     await toy.fit(TensorBoard(tmp_path, update_freq=1, histogram_freq=1), Looks())
     assert seen == [False] * 4
