@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ BROKEN: dict[str, Broken] = {
 
 
 @contextlib.contextmanager
-def nothing_left(trainer: fitbus.Trainer) -> Iterator[None]:
+def nothing_left(trainer: fitbus.Trainer) -> Generator[None]:
     """No thread, and no subscription, outlives it."""
     before = set(threading.enumerate())
     yield
