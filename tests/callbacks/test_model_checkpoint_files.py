@@ -16,7 +16,7 @@ from fitbus.checkpoints import load_state, load_weights
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.testing import EventRecorder, Gate
 
-from ._cancelling import cancels_at_end
+from ._cancelling import CancelsAtEnd
 from ._saved import names, weights
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ async def test_a_cancelled_fit_leaves_whole_files(script: Script, tmp_path: Path
     checkpoint = ModelCheckpoint(tmp_path / "{epoch}")
     recorder = EventRecorder()
     with anyio.CancelScope() as scope:
-        await script.fit([1, 2, 3, 4], checkpoint, cancels_at_end(scope), recorder)
+        await script.fit([1, 2, 3, 4], checkpoint, CancelsAtEnd(scope), recorder)
     assert recorder.of(fitbus.TrainEnd)[0].reason == "cancelled"
     assert names(tmp_path) in (["1"], ["1", "2"])
     for name in names(tmp_path):

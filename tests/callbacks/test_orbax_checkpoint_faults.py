@@ -17,7 +17,7 @@ from fitbus.checkpoints import NumberedStates
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.testing import EventRecorder
 
-from ._cancelling import cancels_at_end
+from ._cancelling import CancelsAtEnd
 from ._saved import numbers
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ async def test_a_cancelled_fit_leaves_whole_states(script: Script, tmp_path: Pat
     checkpoint = OrbaxCheckpoint(tmp_path, max_to_keep=None)
     recorder = EventRecorder()
     with anyio.CancelScope() as scope:
-        await script.fit([1, 2, 3, 4], checkpoint, cancels_at_end(scope), recorder)
+        await script.fit([1, 2, 3, 4], checkpoint, CancelsAtEnd(scope), recorder)
     assert recorder.of(fitbus.TrainEnd)[0].reason == "cancelled"
     with NumberedStates(tmp_path) as states:
         assert states.numbers() in ([0], [0, 1])
