@@ -24,6 +24,7 @@ class Row:
         high: The third quartile.
         unit: `"x"` for ratios, or a unit of time.
         budget: The most that is allowed; None where there is no budget.
+        at_least: The least that is allowed, where more is better; None where there is none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Row:
     high: float
     unit: str
     budget: float | None = None
+    at_least: float | None = None
 
     @classmethod
     def of(cls, name: str, values: Sequence[float], unit: str, budget: float | None = None) -> Row:
@@ -97,6 +99,7 @@ def show(title: str, rows: Sequence[Row], options: argparse.Namespace) -> None:
     width = max(len(row.name) for row in rows)
     for row in rows:
         budget = "" if row.budget is None else f"   budget {row.budget:g}"
+        budget += "" if row.at_least is None else f"   at least {row.at_least:g}"
         print(
             f"  {row.name:{width}}  {row.median:9.3f} {row.unit:2}"
             f"  [{row.low:.3f} to {row.high:.3f}]{budget}"
