@@ -22,8 +22,9 @@ import fitbus
 
 # (width, batch size, steps) by how long a step takes, about, on two CPU cores.
 SIZES = {
-    "0.1 ms": (16, 32, 4000),
-    "0.3 ms": (128, 64, 1500),
+    "0.05 ms": (16, 32, 4000),
+    "0.1 ms": (64, 96, 2000),
+    "0.3 ms": (144, 96, 1000),
     "1 ms": (320, 128, 500),
     "5 ms": (768, 256, 100),
 }

@@ -18,13 +18,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fitbus.examples import demo
 
         return demo.main(given[1:])
+    if given[:1] == ["bench"]:
+        from fitbus import _bench
+
+        return _bench.main(given[1:])
     parser = argparse.ArgumentParser(
         prog="python -m fitbus",
         description="An event-driven async callback bus for JAX training.",
         epilog=_contents(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=["demo"], help="what to run")
+    parser.add_argument("command", nargs="?", choices=["bench", "demo"], help="what to run")
     parser.parse_args(given)
     parser.print_help()
     return 0
@@ -33,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _contents() -> str:
     lines = [
         "commands:",
+        "  bench    measures what a callback of yours adds to a step: bench module:Callback",
         "  demo     trains on real handwritten digits, watched and steered (--quick: shorter)",
         "",
         "examples, each run by `python -m fitbus.examples.NAME`:",

@@ -86,6 +86,15 @@ class Intake:
         if not self._armed:
             self._arm()
 
+    def offer_all(self, events: Sequence[Event]) -> None:
+        """Takes several events in, where no filter is active. The lock is held."""
+        if self.closing:
+            return
+        if self.mailbox.put_all(events) and self._blocks:
+            self._bus.crowded = True
+        if not self._armed:
+            self._arm()
+
     def put_marker(self, marker: Call | Turn | Mark) -> None:
         """Puts a marker behind what waits; finishes it at once if nobody will get there."""
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, TypeAlias, final
 
 from fitbus.bus._options import Overflow
@@ -49,8 +50,8 @@ class Mailbox:
     Beyond `size`, batch-level events give way first, and `TrainEnd` always fits. What is lost is
     counted, and becomes a `Lagged` in its place if the subscriber asked for those.
 
-    `"block"` holds twice its size, since training can be held at a boundary only; what would come
-    after that is lost.
+    `"block"` holds twice its size, since training can be held at a boundary only, and what a loop
+    publishes together on top of that; what would come after it is lost.
 
     Attributes:
         published: Events that came in.
@@ -87,6 +88,18 @@ class Mailbox:
             self._count = count = count + 1
             return count >= self._size
         self._put_into_full(event)
+        return self._count >= self._size
+
+    def put_all(self, events: Sequence[Event]) -> bool:
+        """Takes several events in: as `put` each, but that `"block"` holds them all if it can."""
+        room = self._limit - self._count
+        if room < len(events) and not (room > 0 and self._overflow == "block"):
+            for event in events:
+                self.put(event)
+        else:
+            self.published += len(events)
+            self._queue.extend(events)
+            self._count += len(events)
         return self._count >= self._size
 
     def put_marker(self, marker: Marker) -> None:

@@ -18,6 +18,7 @@ from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
+    from fitbus.bus._delivery import Errors
     from fitbus.bus._options import Hook
     from fitbus.bus._publisher import Publisher
     from fitbus.bus._routes import Route
@@ -136,7 +137,7 @@ class Standstill:
         self,
         event: Event,
         handlers: Sequence[tuple[Subscription[Any], Hook]],
-        errors: list[tuple[Subscription[Any], BaseException]],
+        errors: Errors,
         *,
         waited_for: bool = True,
     ) -> list[tuple[Subscription[Any], Call]]:
@@ -156,7 +157,7 @@ class Standstill:
                 if not subscription.filter.passes(event):
                     continue
             except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
-                errors.append((subscription, error))
+                errors.append((subscription, event, error))
                 continue
             logs = dict(getattr(event, "logs", ())) if hook.shares_logs else None
             call = Call(event, hook, logs, self.ring)

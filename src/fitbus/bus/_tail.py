@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from fitbus.events import Event, Lagged, PredictBatchEnd
@@ -18,47 +18,76 @@ _PREDICTED = (PredictBatchEnd,)
 
 @final
 class _Gap:
-    """Events of these types that are not here: nobody was subscribed, or they are too large."""
+    """Events of these types that are not here: nobody was subscribed, or they are too large.
 
-    __slots__ = ("kinds", "last_seq", "seq")
+    They have the places from `seq` to `last_seq` that no event has.
+    """
 
-    def __init__(self, first_seq: int, last_seq: int, kinds: tuple[type[Event], ...]) -> None:
-        self.seq = first_seq
+    __slots__ = ("count", "kinds", "last_seq", "seq")
+
+    def __init__(self, seq: int, last_seq: int, kinds: tuple[type[Event], ...], count: int) -> None:
+        self.seq = seq
         self.last_seq = last_seq
         self.kinds = kinds
+        self.count = count
 
 
 @final
 class Tail:
     """Keeps the latest events of a run, up to a number, and knows which ones it lacks.
 
-    Each `seq` from the oldest entry on is in an entry: an event, or a gap.
-
     Args:
-        size: How many entries it keeps.
+        size: How many events it keeps.
     """
 
     def __init__(self, size: int) -> None:
-        self._entries: deque[Event | _Gap] = deque(maxlen=size)
-        self._gap: _Gap | None = None  # the last entry, if that is one
+        self._size = size
+        self._events: deque[Event] = deque()
+        self._gaps: deque[_Gap] = deque()
+        self._start = 0  # each place from here on is an event's, or in a gap
 
     def append(self, event: Event) -> None:
         """Keeps an event."""
         if type(event) is PredictBatchEnd:  # its outputs would hold the memory of whole batches
-            self.skip(event.seq, _PREDICTED, 1)
+            self.skip(event.seq, event.seq, _PREDICTED, 1)
             return
-        self._entries.append(event)
-        self._gap = None
+        self._events.append(event)
+        if len(self._events) > self._size:
+            self._start = self._events.popleft().seq + 1
 
-    def skip(self, seq: int, kinds: tuple[type[Event], ...], count: int) -> None:
-        """Notes events, from `seq` on, that were not made since nobody was subscribed."""
-        gap = self._gap
-        if gap is None:
-            gap = self._gap = _Gap(seq, seq, kinds)
-            self._entries.append(gap)
-        elif gap.kinds is not kinds and not set(kinds).issubset(gap.kinds):
-            gap.kinds = (*gap.kinds, *kinds)
-        gap.last_seq = seq + count - 1
+    def extend(self, events: Iterable[Event]) -> None:
+        """Keeps several, none of a prediction."""
+        kept = self._events
+        kept.extend(events)
+        while len(kept) > self._size:
+            self._start = kept.popleft().seq + 1
+
+    def skip(self, first: int, last: int, kinds: tuple[type[Event], ...], count: int) -> None:
+        """Notes places, from one `seq` to another, of events that are not kept.
+
+        Args:
+            first: The first place.
+            last: The last one.
+            kinds: Their types.
+            count: How many; the places between that are not theirs are those of events.
+        """
+        gaps = self._gaps
+        gap = gaps[-1] if gaps else None
+        if gap is not None:
+            if gap.kinds is not kinds and not set(kinds) == set(gap.kinds):
+                if gap.count == first - gap.seq:  # nothing but gap so far: one of either kind
+                    gap.kinds = tuple({*gap.kinds, *kinds})
+                else:
+                    gap = None
+            if gap is not None:
+                gap.last_seq = last
+                gap.count += count
+                return
+        gaps.append(_Gap(first, last, kinds, count))
+        while gaps[0].last_seq < self._start:
+            gaps.popleft()
+        if len(gaps) > self._size:
+            self._start = gaps.popleft().last_seq + 1
 
     def replay(self, stream: Subscription[Any], after: int, run: str) -> None:
         """Puts the events of a run after `after` into a stream. The bus' lock is held."""
@@ -72,25 +101,24 @@ class Tail:
         self, seq: int, kinds: Sequence[type[Event]], subscriber: str, run: str
     ) -> Iterator[Event]:
         """The matching events after `seq`, a `Lagged` in the place of each loss."""
-        entries = tuple(self._entries)
-        if entries and seq + 1 < (start := entries[0].seq):
-            yield Lagged(
-                run=run,
-                subscriber=subscriber,
-                count=start - seq - 1,
-                first_seq=seq + 1,
-                last_seq=start - 1,
+
+        def lost(first: int, last: int) -> Lagged:
+            count = last - first + 1
+            return Lagged(
+                run=run, subscriber=subscriber, count=count, first_seq=first, last_seq=last
             )
-        for entry in entries:
-            if isinstance(entry, _Gap):
-                if entry.last_seq > seq and any(issubclass(k, tuple(kinds)) for k in entry.kinds):
-                    first = max(entry.seq, seq + 1)
-                    yield Lagged(
-                        run=run,
-                        subscriber=subscriber,
-                        count=entry.last_seq - first + 1,
-                        first_seq=first,
-                        last_seq=entry.last_seq,
-                    )
-            elif entry.seq > seq and isinstance(entry, tuple(kinds)):
-                yield entry
+
+        if seq + 1 < self._start:
+            yield lost(seq + 1, self._start - 1)
+        gaps = [g for g in self._gaps if any(issubclass(k, tuple(kinds)) for k in g.kinds)]
+        place = max(seq + 1, self._start)
+        for event in (*self._events, None):
+            end = event.seq if event is not None else max((g.last_seq + 1 for g in gaps), default=0)
+            for gap in gaps:
+                first, last = max(gap.seq, place), min(gap.last_seq, end - 1)
+                if first <= last:
+                    yield lost(first, last)
+            if event is not None and event.seq >= place:
+                place = event.seq + 1
+                if isinstance(event, tuple(kinds)):
+                    yield event

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, Literal, final
 
-import jax
+from msgspec.structs import force_setattr
 
 from fitbus.bus import Publisher
 from fitbus.events import BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd
@@ -31,23 +32,27 @@ class Flight:
         self.flush_s = flush_s
         self.limit = _LEAST if max_in_flight == "auto" else max_in_flight
         self.step_s = 0.0
-        self._since = 0.0
+        self._since = self._landed_at = 0.0
         self._done = 0
 
     def begin(self) -> None:
         """Starts measuring; what lies between epochs doesn't count."""
-        self._since = time.perf_counter()
+        self._since = self._landed_at = time.perf_counter()
         self._done = 0
 
     def landed(self, steps: int = 1) -> None:
         """Counts steps that are done."""
         self._done += steps
-        elapsed = time.perf_counter() - self._since
-        if elapsed >= _MEASURE_S:
+        now = self._landed_at = time.perf_counter()
+        if (elapsed := now - self._since) >= _MEASURE_S:
             self.step_s = elapsed / self._done
             if self._auto:
                 self.limit = max(_LEAST, min(_MOST, round(self.flush_s / self.step_s)))
             self.begin()
+
+    def is_late(self) -> bool:
+        """Whether nothing was landed for `flush_s`."""
+        return time.perf_counter() - self._landed_at > self.flush_s
 
     def stride(self, out: int) -> int:
         """For how many of the steps that are out to wait at once.
@@ -61,9 +66,9 @@ class Flight:
 class Pipeline:
     """The batches of one epoch, or of one evaluation, in order.
 
-    A step's vector of values is read when the device says that it is there; the thread waits only
-    when too many are out: for the oldest, or for half of them. Where nobody listens, nothing is
-    read at all.
+    What a step computed is read when the device says that it is there; the thread waits only when
+    too many are out: for the oldest, or for half of them. Fast steps are published together, as
+    many as came in `flush_s`. Where nobody listens, nothing is read at all.
 
     Args:
         publisher: Where the events go.
@@ -87,8 +92,11 @@ class Pipeline:
         self._begin: type[BatchBegin | TestBatchBegin] = kinds[0]
         self._end: type[BatchEnd | TestBatchEnd] = kinds[1]
         self._skip_begin = (self._begin,)
-        self._skip_end = (self._end,)
         self._skip_both = (self._begin, self._end)
+        # What a batch begins or ends with is copied from these, and filled in: to construct it
+        # would check values that are known to be right.
+        self._a_begin = self._begin(batch=0)
+        self._an_end = self._end(batch=0, logs={}, batch_logs={})
         self._flight = flight
         self._out: deque[tuple[int, int, Any]] = deque()
         self._before = dict(before or {})
@@ -109,20 +117,16 @@ class Pipeline:
             step: Completed optimizer updates after it.
             vector: Its values, on the device.
         """
-        out = self._out
+        out, flight = self._out, self._flight
         out.append((batch, step, vector))
-        if not (self._publisher.wanted(self._end) or self._publisher.wanted(self._begin)):
-            if len(out) >= self._flight.limit:
-                self._let_pass(self._flight.stride(len(out)))
-            return
         if self._copies is None:
             self._copies = any(device.platform != "cpu" for device in vector.devices())
-        if self._copies:
+        if self._copies and self._wanted():
             begin_fetch(vector)
-        if len(out) >= self._flight.limit:
-            self._wait_for(self._flight.stride(len(out)))
-        while out and out[0][2].is_ready():
-            self._land()
+        if len(out) >= flight.limit:
+            self._wait_for(flight.stride(len(out)))
+        elif flight.is_late():
+            self._land_ready()
 
     def before_fetching(self, fetch_s: float) -> None:
         """Tells what has landed, before the thread turns to a data source that may block.
@@ -135,17 +139,15 @@ class Pipeline:
         """
         if fetch_s > _SLOW_SOURCE * self._flight.step_s > 0 or fetch_s > _SLOW_S:
             self.settle()
-        while self._out and self._out[0][2].is_ready():
-            self._land()
+        self._land_ready()
         self._publisher.flush()
 
     def settle(self) -> None:
         """Waits until all that was dispatched has landed, and publishes it."""
         if self._out:
             self._publisher.flush()
-            jax.block_until_ready(self._out[-1][2])
-            while self._out:
-                self._land()
+            self._out[-1][2].block_until_ready()
+            self._land(len(self._out))
 
     def around(self, batch: int, step: int, compute: Callable[[], Any], updates: int) -> None:
         """One batch while training waits for handlers: begin, compute, end.
@@ -159,50 +161,66 @@ class Pipeline:
         self.settle()
         publisher = self._publisher
         publisher.step = step
-        publisher.barrier(self._begin(batch=batch))
+        publisher.barrier(self._begin_of(batch))
         vector = compute()
         publisher.step = step + updates
-        logs, own = self._layout.read(vector)
+        vector.block_until_ready()
         self._last = vector
         self._flight.landed()
-        publisher.barrier(self._end(batch=batch, logs=logs, batch_logs=own))
+        publisher.barrier(self._end_of(batch, vector))
 
     def logs(self) -> dict[str, float]:
         """The running values after the last batch; empty if there was none."""
         self.settle()
         return dict(self._before) if self._last is None else self._layout.read(self._last)[0]
 
+    def _wanted(self) -> bool:
+        return self._publisher.wanted(self._end) or self._publisher.wanted(self._begin)
+
     def _wait_for(self, steps: int) -> None:
-        """Waits for so many steps, and publishes them."""
+        """Waits for so many steps, and publishes them, and what else is there."""
         if self._flight.step_s >= self._flight.flush_s:  # else the next event does, soon enough
             self._publisher.flush()
-        jax.block_until_ready(self._out[steps - 1][2])
-        for _ in range(steps):
-            self._land()
+        self._out[steps - 1][2].block_until_ready()
+        while steps < len(self._out) and self._out[steps][2].is_ready():
+            steps += 1
+        self._land(steps)
 
-    def _let_pass(self, steps: int) -> None:
-        """Waits for so many steps, to whose events nobody is subscribed: not one is looked at."""
-        self._publisher.flush()
-        for _ in range(steps - 1):
-            self._out.popleft()
-        _, self._publisher.step, self._last = self._out.popleft()
-        jax.block_until_ready(self._last)
+    def _land_ready(self) -> None:
+        steps = 0
+        while steps < len(self._out) and self._out[steps][2].is_ready():
+            steps += 1
+        if steps:
+            self._land(steps)
+
+    def _land(self, steps: int) -> None:
+        """Publishes the oldest steps, which are there."""
+        publisher, out = self._publisher, self._out
+        landed = [out.popleft() for _ in range(steps)]
+        _, step, self._last = landed[-1]
         self._flight.landed(steps)
-        self._publisher.skip(self._skip_both, steps)
-
-    def _land(self) -> None:
-        batch, step, vector = self._out.popleft()
-        publisher = self._publisher
-        self._last = vector
-        self._flight.landed()
         if publisher.wanted(self._begin):
-            publisher.step = step - 1 if self._begin is BatchBegin else step
-            publisher.publish(self._begin(batch=batch))
+            train = self._begin is BatchBegin
+            events: list[Any] = []
+            for batch, _, vector in landed:
+                events += (self._begin_of(batch), self._end_of(batch, vector))
+            publisher.publish_all(events, [s for _, n, _ in landed for s in (n - train, n)])
+        elif publisher.wanted(self._end):
+            ends = [self._end_of(batch, vector) for batch, _, vector in landed]
+            publisher.publish_all(ends, [n for _, n, _ in landed], self._skip_begin)
         else:
-            publisher.skip(self._skip_begin)
-        publisher.step = step
-        if publisher.wanted(self._end):
-            logs, own = self._layout.read(vector)
-            publisher.publish(self._end(batch=batch, logs=logs, batch_logs=own))
-        else:
-            publisher.skip(self._skip_end)
+            publisher.step = step
+            publisher.skip(self._skip_both, steps)
+
+    def _begin_of(self, batch: int) -> BatchBegin | TestBatchBegin:
+        event = copy(self._a_begin)
+        force_setattr(event, "batch", batch)
+        return event
+
+    def _end_of(self, batch: int, vector: Any) -> BatchEnd | TestBatchEnd:
+        logs, own = self._layout.read(vector)
+        event = copy(self._an_end)
+        force_setattr(event, "batch", batch)
+        force_setattr(event, "logs", logs)
+        force_setattr(event, "batch_logs", own)
+        return event
