@@ -11,7 +11,7 @@ from typing import Any, TypeVar, final
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-__all__ = ["LoopHandle", "in_event_loop", "loop_context", "run_in_daemon_thread"]
+__all__ = ["Alarm", "LoopHandle", "in_event_loop", "loop_context", "run_in_daemon_thread"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,37 @@ class LoopHandle:
             return current_token().native_token is self.token.native_token
         except RuntimeError:  # AnyIO's NoEventLoopError, or the library's own
             return False
+
+
+@final
+class Alarm:
+    """Wakes the one task that sleeps, all in one event loop.
+
+    On asyncio it is a bare future: AnyIO's event, which many may wait for, costs four times as
+    much, and that is most of what it takes to hand an event to a handler.
+    """
+
+    def __init__(self) -> None:
+        native: Any = current_token().native_token
+        self._new_future: Callable[[], Any] | None = getattr(native, "create_future", None)
+        self._future: Any = None
+        self._event = anyio.Event()
+
+    async def sleep(self) -> None:
+        """Sleeps until `ring` is called from here on."""
+        if self._new_future is None:
+            self._event = anyio.Event()
+            await self._event.wait()
+        else:
+            self._future = self._new_future()
+            await self._future
+
+    def ring(self) -> None:
+        """Wakes the task, if it sleeps."""
+        if self._new_future is None:
+            self._event.set()
+        elif self._future is not None and not self._future.done():
+            self._future.set_result(None)
 
 
 def in_event_loop() -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from fitbus._loops import Alarm
 from fitbus.bus._calls import Call, Mark, Turn
 from fitbus.bus._filter import Filter
 from fitbus.bus._mailbox import Item, Mailbox
@@ -56,7 +57,8 @@ class Intake:
         # A policy that drops can't reach what a worker has taken.
         self._together = _TOGETHER if self._blocks and not one_by_one else 1
         self._armed = False  # in the ready list, or its worker is at it
-        self._changed: anyio.Event | None = None
+        self._changed: anyio.Event | None = None  # of a stream, for which several may wait
+        self.alarm: Alarm | None = None  # of its worker, while there is one
         self.filter = Filter(options)
         self.mailbox = Mailbox(
             name, options.buffer_size, options.overflow, wants_lagged=wants_lagged
@@ -163,13 +165,18 @@ class Intake:
         """Waits in the loop until there may be something to take, or it ends."""
         if self.mailbox or self.ended:
             return
+        if self.alarm is not None:
+            await self.alarm.sleep()
+            return
         if self._changed is None or self._changed.is_set():
             self._changed = anyio.Event()
         await self._changed.wait()
 
     def notify(self) -> None:
         """Wakes its worker or consumer; in the loop."""
-        if self._changed is not None:
+        if self.alarm is not None:
+            self.alarm.ring()
+        elif self._changed is not None:
             self._changed.set()
 
     def _arm(self) -> None:

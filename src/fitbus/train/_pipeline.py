@@ -32,27 +32,34 @@ class Flight:
         self.flush_s = flush_s
         self.limit = _LEAST if max_in_flight == "auto" else max_in_flight
         self.step_s = 0.0
-        self._since = self._landed_at = 0.0
+        self._since = self._told_at = 0.0
         self._done = 0
 
     def begin(self) -> None:
         """Starts measuring; what lies between epochs doesn't count."""
-        self._since = self._landed_at = time.perf_counter()
+        self._since = self._told_at = time.perf_counter()
         self._done = 0
 
     def landed(self, steps: int = 1) -> None:
         """Counts steps that are done."""
         self._done += steps
-        now = self._landed_at = time.perf_counter()
-        if (elapsed := now - self._since) >= _MEASURE_S:
+        if (elapsed := time.perf_counter() - self._since) >= _MEASURE_S:
             self.step_s = elapsed / self._done
             if self._auto:
                 self.limit = max(_LEAST, min(_MOST, round(self.flush_s / self.step_s)))
-            self.begin()
+            self._since, self._done = time.perf_counter(), 0
 
-    def is_late(self) -> bool:
-        """Whether nothing was landed for `flush_s`."""
-        return time.perf_counter() - self._landed_at > self.flush_s
+    def told(self) -> None:
+        """Notes that what had landed was published."""
+        self._told_at = time.perf_counter()
+
+    def is_due(self, steps: int) -> bool:
+        """Whether steps that have landed are to be published: every `flush_s`.
+
+        At once if a fixed number may be in flight: who asks for that counts those not published.
+        """
+        late = time.perf_counter() - self._told_at >= self.flush_s
+        return late or (steps > 0 and not self._auto)
 
     def stride(self, out: int) -> int:
         """For how many of the steps that are out to wait at once.
@@ -98,7 +105,8 @@ class Pipeline:
         self._a_begin = self._begin(batch=0)
         self._an_end = self._end(batch=0, logs={}, batch_logs={})
         self._flight = flight
-        self._out: deque[tuple[int, int, Any]] = deque()
+        self._out: deque[tuple[int, int, Any]] = deque()  # in flight
+        self._there: list[tuple[int, int, Any]] = []  # landed, and not published yet
         self._before = dict(before or {})
         self._last: Any = None
         self._copies: bool | None = None  # whether values have to come from another memory
@@ -110,7 +118,7 @@ class Pipeline:
         return self._publisher.waits(self._begin) or self._publisher.waits(self._end)
 
     def push(self, batch: int, step: int, vector: Any) -> None:
-        """Takes a dispatched step; publishes what has landed meanwhile.
+        """Takes a dispatched step; every `flush_s`, publishes what has landed meanwhile.
 
         Args:
             batch: Its index.
@@ -125,8 +133,9 @@ class Pipeline:
             begin_fetch(vector)
         if len(out) >= flight.limit:
             self._wait_for(flight.stride(len(out)))
-        elif flight.is_late():
-            self._land_ready()
+        if flight.is_due(len(self._there)):
+            self._look()
+            self._tell()
 
     def before_fetching(self, fetch_s: float) -> None:
         """Tells what has landed, before the thread turns to a data source that may block.
@@ -139,15 +148,14 @@ class Pipeline:
         """
         if fetch_s > _SLOW_SOURCE * self._flight.step_s > 0 or fetch_s > _SLOW_S:
             self.settle()
-        self._land_ready()
-        self._publisher.flush()
+        self._look()
+        self._tell()
 
     def settle(self) -> None:
         """Waits until all that was dispatched has landed, and publishes it."""
         if self._out:
-            self._publisher.flush()
-            self._out[-1][2].block_until_ready()
-            self._land(len(self._out))
+            self._wait_for(len(self._out))
+        self._tell()
 
     def around(self, batch: int, step: int, compute: Callable[[], Any], updates: int) -> None:
         """One batch while training waits for handlers: begin, compute, end.
@@ -178,39 +186,44 @@ class Pipeline:
         return self._publisher.wanted(self._end) or self._publisher.wanted(self._begin)
 
     def _wait_for(self, steps: int) -> None:
-        """Waits for so many steps, and publishes them, and what else is there."""
-        if self._flight.step_s >= self._flight.flush_s:  # else the next event does, soon enough
-            self._publisher.flush()
+        """Waits for the oldest steps that are out."""
+        if self._flight.step_s >= self._flight.flush_s or steps == len(self._out):
+            self._tell()  # of those before, since this may take a while
         self._out[steps - 1][2].block_until_ready()
-        while steps < len(self._out) and self._out[steps][2].is_ready():
-            steps += 1
-        self._land(steps)
+        self._landed(steps)
 
-    def _land_ready(self) -> None:
+    def _look(self) -> None:
+        """Sees how many steps have landed."""
         steps = 0
         while steps < len(self._out) and self._out[steps][2].is_ready():
             steps += 1
-        if steps:
-            self._land(steps)
+        self._landed(steps)
 
-    def _land(self, steps: int) -> None:
-        """Publishes the oldest steps, which are there."""
-        publisher, out = self._publisher, self._out
-        landed = [out.popleft() for _ in range(steps)]
-        _, step, self._last = landed[-1]
-        self._flight.landed(steps)
-        if publisher.wanted(self._begin):
-            train = self._begin is BatchBegin
-            events: list[Any] = []
-            for batch, _, vector in landed:
-                events += (self._begin_of(batch), self._end_of(batch, vector))
-            publisher.publish_all(events, [s for _, n, _ in landed for s in (n - train, n)])
-        elif publisher.wanted(self._end):
-            ends = [self._end_of(batch, vector) for batch, _, vector in landed]
-            publisher.publish_all(ends, [n for _, n, _ in landed], self._skip_begin)
-        else:
-            publisher.step = step
-            publisher.skip(self._skip_both, steps)
+    def _landed(self, steps: int) -> None:
+        if steps:
+            self._flight.landed(steps)
+            self._there += [self._out.popleft() for _ in range(steps)]
+
+    def _tell(self) -> None:
+        """Publishes the steps that have landed, and lets the event loop know."""
+        publisher, there = self._publisher, self._there
+        self._flight.told()
+        if there:
+            self._there = []
+            _, step, self._last = there[-1]
+            if publisher.wanted(self._begin):
+                train = self._begin is BatchBegin
+                events: list[Any] = []
+                for batch, _, vector in there:
+                    events += (self._begin_of(batch), self._end_of(batch, vector))
+                publisher.publish_all(events, [s for _, n, _ in there for s in (n - train, n)])
+            elif publisher.wanted(self._end):
+                ends = [self._end_of(batch, vector) for batch, _, vector in there]
+                publisher.publish_all(ends, [n for _, n, _ in there], self._skip_begin)
+            else:
+                publisher.step = step
+                publisher.skip(self._skip_both, len(there))
+        publisher.flush()
 
     def _begin_of(self, batch: int) -> BatchBegin | TestBatchBegin:
         event = copy(self._a_begin)
