@@ -50,8 +50,9 @@ class Mailbox:
     Beyond `size`, batch-level events give way first, and `TrainEnd` always fits. What is lost is
     counted, and becomes a `Lagged` in its place if the subscriber asked for those.
 
-    `"block"` holds twice its size, since training can be held at a boundary only, and what a loop
-    publishes together on top of that; what would come after it is lost.
+    `"block"` holds twice its size, since training can be held at a boundary only; of events that
+    come one by one, what would come after that is lost. Those that a loop publishes together it
+    holds all: they are what was in flight when the loop was held.
 
     Attributes:
         published: Events that came in.
@@ -91,9 +92,8 @@ class Mailbox:
         return self._count >= self._size
 
     def put_all(self, events: Sequence[Event]) -> bool:
-        """Takes several events in: as `put` each, but that `"block"` holds them all if it can."""
-        room = self._limit - self._count
-        if room < len(events) and not (room > 0 and self._overflow == "block"):
+        """Takes several events in: as `put` each, but that `"block"` holds them all."""
+        if self._count + len(events) > self._limit and self._overflow != "block":
             for event in events:
                 self.put(event)
         else:

@@ -127,7 +127,8 @@ class Publisher:
     ) -> None:
         """The same for several events of a loop, a good deal cheaper: all are stamped at one time.
 
-        A `block` mailbox takes them all as long as it isn't past twice its size.
+        A `block` mailbox takes them all, since a loop can't be held between them: call `boundary`
+        before the next ones.
 
         Args:
             events: The events; at least one.
