@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
     from fitbus.bus._options import Hook
-    from fitbus.bus._standing import Standstill
+    from fitbus.bus._in_thread import ThreadCalls
     from fitbus.bus._subscription import Subscription
     from fitbus.events import Event
 
@@ -32,14 +32,14 @@ class Deferred:
         """Puts off an event's calls. The lock is held."""
         self._calls.extend((event, *handler) for handler in handlers)
 
-    def call(self, standstill: Standstill, before: float = math.inf) -> None:
+    def call(self, calls: ThreadCalls, before: float = math.inf) -> None:
         """Makes those calls that are for events before a `seq`. Training thread."""
         was_calling = self.calling
         while self._calls and self._calls[0][0].seq < before:
             event, subscription, hook = self._calls.popleft()
             self.calling = True
             try:
-                standstill.call_here(event, subscription, hook, dict(getattr(event, "logs", ())))
+                calls.call(event, subscription, hook, dict(getattr(event, "logs", ())))
             finally:
                 self.calling = was_calling
 

@@ -38,6 +38,7 @@ class Intake:
         mailbox: What waits.
         closing: Whether it takes no more events, and hands out those it has.
         ended: Whether nothing is handed out any more.
+        called: Events for which a waiting handler was called, past the mailbox.
         delivered: Events that its handler finished, or that its consumer took.
         errors: Calls that raised.
         undelivered: Events that it had and never handed out.
@@ -65,6 +66,7 @@ class Intake:
         )
         self.closing = False
         self.ended = False
+        self.called = 0
         self.delivered = 0
         self.errors = 0
         self.undelivered = 0
@@ -147,12 +149,6 @@ class Intake:
         if self._runs.holding:
             self._runs.ring()
         return event
-
-    def count_call(self) -> None:
-        """Counts an event that a waiting handler is called for, past the mailbox."""
-        with self._lock:
-            self.mailbox.published += 1
-            self.mailbox.taken += 1
 
     def count_missed(self, calls: int = 1) -> None:
         """Counts events that a waiting handler should have been called for, and wasn't."""

@@ -11,6 +11,7 @@ from fitbus.bus._deferred import Deferred
 from fitbus.bus._delivery import Delivery, Errors
 from fitbus.bus._desk import ApplyControl, Desk
 from fitbus.bus._failures import Failures
+from fitbus.bus._in_thread import ThreadCalls
 from fitbus.bus._policy import failed
 from fitbus.bus._standing import Standstill
 from fitbus.control import Control, Inbox, Receipt
@@ -90,6 +91,7 @@ class Publisher:
         self._routes = self._delivery.routes
         self._deferred = Deferred()
         self.standstill = Standstill(self, bus)
+        self.thread_calls = ThreadCalls(self, self.standstill)
         bus.runs.attach(self)
 
     def __enter__(self) -> Self:
@@ -194,8 +196,7 @@ class Publisher:
         self.run_deferred(before=event.seq)
         if calls:
             self.standstill.await_calls(event, calls)
-        for subscription, hook in route.in_thread:
-            self.standstill.call_here(event, subscription, hook, logs)
+        self.thread_calls.call_all(event, route.in_thread, logs)
         return logs
 
     def flush(self, now: float | None = None) -> None:
@@ -214,7 +215,7 @@ class Publisher:
 
     def served_here(self) -> bool:
         """Whether the caller is the training thread; that applies what it can."""
-        is_here = self.standstill.may_act_here()
+        is_here = self.thread_calls.may_act()
         if is_here and not self._deferred.calling:
             self.desk.serve()
         return is_here
@@ -312,4 +313,4 @@ class Publisher:
         """Calls `def` handlers for what others published (`before` a `seq`). Training thread."""
         self.desk.decide()
         if self._deferred:  # what these publish is for the next time, or they might never end
-            self._deferred.call(self.standstill, min(before, self._delivery.seq))
+            self._deferred.call(self.thread_calls, min(before, self._delivery.seq))

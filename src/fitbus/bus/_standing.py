@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from fitbus._loops import in_event_loop
-from fitbus.bus._calls import Call, Turn
+from fitbus.bus._calls import Call
 from fitbus.bus._policy import obey
-from fitbus.bus._worker import Standing, controls_of, standing
 from fitbus.control import StopTraining
 from fitbus.errors import WouldDeadlockError
 from fitbus.events import Event
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
     from fitbus.bus._routes import Route
     from fitbus.bus._subscription import Subscription
 
-__all__ = ["Standstill"]
+__all__ = ["TICK_S", "Standstill"]
 
 _logger = logging.getLogger("fitbus")
-_TICK_S = 0.1  # a safety net only: whatever a thread waits for rings its bell
+TICK_S = 0.1  # a safety net only: whatever a thread waits for rings its bell
 
 
 @final
@@ -38,8 +37,6 @@ class Standstill:
         self._publisher = publisher
         self._bus = bus
         self._bell = threading.Event()
-        # The thread, once for each `def` handler that it is in, with what it is called for.
-        self._acting: list[tuple[int, Subscription[Any], Event]] = []
         self._deadline: float | None = None
         self._warned: set[int] = set()
 
@@ -68,23 +65,12 @@ class Standstill:
         """Lets the thread look again."""
         self._bell.set()
 
-    def may_act_here(self) -> bool:
-        """Whether the caller is the training thread, in a `def` handler."""
-        return bool(self._acting) and self._acting[-1][0] == threading.get_ident()
-
-    @property
-    def calling(self) -> str | None:
-        """The `def` handler that the thread is in, in words. Any thread."""
-        for _, subscription, event in self._acting[-1:]:
-            return f"in handler {subscription.name!r} of {type(event).__name__}"
-        return None
-
     def check_thread(self, event: Event, route: Route) -> None:
         """Refuses to wait for an event's handlers in the thread in which these would be called."""
         slow = [s for s, _ in route.on_loop] + [s for s, _ in route.in_thread if s.needs_worker]
         if slow:
             what = f"waiting for handler {slow[0].name!r} of {type(event).__name__}"
-            self._check_off_loop(what)
+            self.check_off_loop(what)
 
     def check_may_block(self, until: Callable[[], bool]) -> None:
         """Refuses to stand still in the thread of an event loop, any one."""
@@ -103,7 +89,7 @@ class Standstill:
             publisher.on_standstill()
             if until():
                 return
-            self._bell.wait(_TICK_S)
+            self._bell.wait(TICK_S)
 
     def wait_for_room(self) -> None:
         """Holds training while a lossless subscriber of this run has no room."""
@@ -112,7 +98,7 @@ class Standstill:
         started = time.perf_counter()
         slow = self._crowded()
         if slow and not self._goes_on():
-            self._check_off_loop(f"waiting for room in the mailbox of {slow[0].name!r}")
+            self.check_off_loop(f"waiting for room in the mailbox of {slow[0].name!r}")
         for subscription in slow:
             if id(subscription) not in self._warned:
                 self._warned.add(id(subscription))
@@ -180,75 +166,6 @@ class Standstill:
             obey(self._publisher, subscription, event, call.result or ())
         self._publisher.desk.serve()
 
-    def call_here(
-        self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
-    ) -> None:
-        """Calls a `def` handler in this thread, after what waits in its subscriber's mailbox."""
-        if not self._passes(subscription, event):
-            return
-        turn = None
-        if subscription.needs_worker:
-            self._check_off_loop(f"waiting for the turn of handler {subscription.name!r}")
-            turn = Turn(self.ring)
-            subscription.put_marker(turn)
-            mine = turn
-            self.wait(lambda: mine.reached or self.late)
-        try:
-            if turn is None or turn.reached:
-                self._call(event, subscription, hook, logs)
-            else:  # its worker is still at something else, and calls never overlap
-                subscription.count_missed()
-        finally:
-            if turn is not None:
-                turn.release()
-
-    def _call(
-        self, event: Event, subscription: Subscription[Any], hook: Hook, logs: dict[str, float]
-    ) -> None:
-        while not subscription.turn.acquire(timeout=_TICK_S):
-            if self.late:
-                subscription.count_missed()
-                return
-            self._publisher.desk.serve()
-        if subscription.ended:  # while its turn was waited for
-            subscription.turn.release()
-            return
-        mark = Standing(self._publisher, in_thread=True)
-        token = standing.set(mark)
-        self._acting.append((threading.get_ident(), subscription, event))
-        started = time.perf_counter()
-        subscription.count_call()
-        error: BaseException | None = None
-        try:
-            result = hook.function(event, logs) if hook.shares_logs else hook.function(event)
-            if result is not None:
-                for control in controls_of(subscription, result):
-                    self._publisher.inbox.post(control, subscription.name, returned=True)
-                    self._publisher.served_here()
-        except BaseException as raised:  # noqa: BLE001  # the policy decides; it isn't lost
-            error = raised
-        finally:
-            subscription.delivered += 1
-            elapsed = time.perf_counter() - started
-            subscription.seconds += elapsed
-            subscription.held_s += elapsed
-            self._acting.pop()
-            standing.reset(token)
-            mark.active = False
-            subscription.turn.release()
-        if error is not None:
-            self._publisher.fail(subscription, event, error)
-
-    def _passes(self, subscription: Subscription[Any], event: Event) -> bool:
-        if subscription.ended or not subscription.filter.active:
-            return not subscription.ended
-        try:
-            with self._publisher.lock:  # a filter counts, and may be shared by two runs
-                return subscription.filter.passes(event)
-        except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
-            self._publisher.fail(subscription, event, error)
-            return False
-
     def _crowded(self) -> list[Subscription[Any]]:
         return self._bus.crowded_by(self._publisher.run)
 
@@ -263,7 +180,7 @@ class Standstill:
         stops = publisher.desk.stopping or publisher.inbox.holds(StopTraining)
         return self.cancelled or stops or publisher.failures.pending
 
-    def _check_off_loop(self, what: str) -> None:
+    def check_off_loop(self, what: str) -> None:
         """Refuses to block the event loop that the bus lives in."""
         if self._bus.hosting.in_loop:
             raise WouldDeadlockError(_in_a_thread(what))

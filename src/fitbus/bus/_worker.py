@@ -145,7 +145,7 @@ async def _reach(subscription: Subscription[Any], bus: Bus, marker: Item) -> Non
 
 async def _call(subscription: Subscription[Any], bus: Bus, call: Call) -> None:
     """Calls a waiting handler, for which a thread stands still."""
-    subscription.count_call()
+    subscription.called += 1
     mark = Standing(bus.publisher_of(call.event))
     token = standing.set(mark if call.waited_for else None)
     try:

@@ -260,7 +260,7 @@ class Driver:
 
     def _abandon(self, engine: Engine) -> BaseException:
         """Leaves a thread behind that doesn't end; says what it is in."""
-        activity = engine.publisher.standstill.calling or engine.activity
+        activity = engine.publisher.thread_calls.calling or engine.activity
         error = ThreadStuckError(activity, self.grace_s)
         self._trainer.keeper.stuck(self._run, error)
         if self._kind == "fit":

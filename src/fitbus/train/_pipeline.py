@@ -169,7 +169,10 @@ class Pipeline:
         self.settle()
         publisher = self._publisher
         publisher.step = step
-        publisher.barrier(self._begin_of(batch))
+        if publisher.wanted(self._begin):
+            publisher.barrier(self._begin_of(batch))
+        else:
+            publisher.skip(self._skip_begin)
         vector = compute()
         publisher.step = step + updates
         vector.block_until_ready()
