@@ -136,7 +136,7 @@ def moved(before: list[tuple[Array, Array]], after: list[Array]) -> float:
     for old, new in zip([part for layer in before for part in layer], after, strict=True):
         seen = new if new.shape == old.shape else new.T
         total += float(np.square(seen.astype(np.float64) - old).sum())
-    return total**0.5
+    return math.sqrt(total)
 
 
 def serve(name: str, loop: str) -> None:

@@ -112,13 +112,20 @@ class Flax(Loop):
             return nnx.state((model, optimizer)), loss
 
         self.step = jax.jit(step, donate_argnums=0)
-        self._merged = lambda: nnx.merge(graph, self.state)[0]
-        self._linear = nnx.Linear
+
+        def linear_layers() -> list[Any]:
+            model, _ = nnx.merge(graph, self.state)
+            return [part for part in model.layers if isinstance(part, nnx.Linear)]
+
+        self.linear_layers: Callable[[], list[Any]] = linear_layers
 
     def parameters(self) -> list[Array]:
         """Of the linear layers among all."""
-        linear = [part for part in self._merged().layers if isinstance(part, self._linear)]
-        return [np.asarray(part[...]) for each in linear for part in (each.kernel, each.bias)]
+        return [
+            np.asarray(part[...])
+            for each in self.linear_layers()
+            for part in (each.kernel, each.bias)
+        ]
 
 
 class Keras:
