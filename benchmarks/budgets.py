@@ -6,7 +6,8 @@ Each script runs in a process of its own, one after the other; those whose figur
 event loop run on each (`--loop`, several times; all three unless given). It takes the better part
 of an hour: leave the machine alone meanwhile. A script that fails is told, and its budgets are in
 the table as not measured. What is stored by `--json` are the rows of all scripts, a JSON line
-each, for `plots.py`.
+each, for `plots.py`; rows that are there already, of scripts and loops that don't run now, are
+kept, so that one script can be run again. In the table a cell is a median and its quartiles.
 """
 
 from __future__ import annotations
@@ -104,37 +105,51 @@ def budgeted(row: dict[str, Any]) -> bool:
     return row.get("budget") is not None or row.get("at_least") is not None
 
 
-def verdict(row: dict[str, Any], aim: float | None) -> str:
-    """Met or not, and by how much not."""
+def missed(row: dict[str, Any]) -> str:
+    """By how much a budget is missed; nothing if it is met."""
     median, most, least = row["median"], row.get("budget"), row.get("at_least")
     if least is not None and median < least:
-        return f"no: {1 - median / least:.0%} too little"
+        return f"{1 - median / least:.0%} too little"
     if most is not None and median > most:
-        return f"no: {median / most - 1:.0%} over" if most else f"no: {median:.3g} too many"
-    return "yes, and the aim" if aim is not None and median <= aim else "yes"
+        return f"{median / most - 1:.0%} over" if most else f"{median:.3g} too many"
+    return ""
+
+
+def verdict(loops: dict[str, dict[str, Any]], aim: float | None) -> str:
+    """Met on all loops, or by how much not on which."""
+    misses = {loop: miss for loop, row in loops.items() if (miss := missed(row))}
+    if misses:
+        return "no: " + ", ".join(f"{miss} on {loop}" for loop, miss in misses.items())
+    reached = aim is not None and all(row["median"] <= aim for row in loops.values())
+    return "yes, and the aim" if reached else "yes"
 
 
 def place(row: dict[str, Any], rows: Rows) -> str:
-    """Of which step, or in which table, where a budget has several rows."""
+    """Of which step, where a budget has several rows for that."""
     for other in rows:
-        same = other["table"] == row["table"] and other["loop"] == row["loop"]
+        same = other["script"] == row["script"] and other["table"] == row["table"]
         if same and other["name"] == "bare, a step":
-            return f"a step of {other['median']:.2g} ms"
-    return str(row["name"])
+            return f", a step of {other['median']:.2g} ms"
+    return ""
 
 
-def line(what: str, row: dict[str, Any], rows: Rows, aim: float | None) -> str:
-    """A row of the table."""
-    most, least, unit = row.get("budget"), row.get("at_least"), row["unit"]
+def line(what: str, loops: dict[str, dict[str, Any]], rows: Rows, aim: float | None) -> str:
+    """A row of the table: what was measured on each loop."""
+    row = next(iter(loops.values()))
+    most, least, unit = row.get("budget"), row.get("at_least"), UNITS.get(row["unit"], row["unit"])
     limit = f"≤ {most:g}" if least is None else f"≥ {least:g}"
+    measured = [
+        f"{loops[loop]['median']:.3g} [{loops[loop]['low']:.3g}, {loops[loop]['high']:.3g}]"
+        if loop in loops
+        else ""
+        for loop in LOOPS
+    ]
     cells = [
-        what if (where := place(row, rows)) == row["name"] else f"{what}, {where}",
-        row["loop"] if SCRIPTS.get(row["script"]) else "",
-        f"{limit} {UNITS.get(unit, unit)}".rstrip(),
+        what + place(row, rows),
+        f"{limit} {unit}".rstrip(),
         "" if aim is None else f"≤ {aim:g}",
-        f"{row['median']:.3g}",
-        f"{row['low']:.3g} to {row['high']:.3g}",
-        verdict(row, aim),
+        *measured,
+        verdict(loops, aim),
         f"`{row['script']}.py`",
     ]
     return f"| {' | '.join(cells)} |"
@@ -142,21 +157,21 @@ def line(what: str, row: dict[str, Any], rows: Rows, aim: float | None) -> str:
 
 def table(rows: Rows, asked: Iterable[Asked] = ASKED) -> str:
     """Markdown: what was asked for, in its order; then whatever else has a budget."""
-    left = [row for row in rows if budgeted(row)]
-    lines = [
-        "| what | loop | budget | aim | median | quartiles | met | script |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    left: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for row in filter(budgeted, rows):
+        left.setdefault((row["script"], row["table"], row["name"]), {})[row["loop"]] = row
+    lines = [f"| what | budget | aim | {' | '.join(LOOPS)} | met | script |", f"|{'---|' * 8}"]
     for each in asked:
-        found = [r for r in left if r["script"] == each.script and re.match(each.rows, r["name"])]
-        several = len({row["name"] for row in found}) > 1
-        for row in found:
-            what = f"{each.what}: {row['name']}" if several else each.what
-            lines.append(line(what, row, rows, each.aim))
-        left = [row for row in left if row not in found]
-        if not found:
-            lines.append(f"| {each.what} | | | | | | not measured | `{each.script}.py` |")
-    lines += [line(f"{row['table']}: {row['name']}", row, rows, None) for row in left]
+        keys = [k for k in left if k[0] == each.script and re.match(each.rows, k[2])]
+        several = len({name for _, _, name in keys}) > 1
+        for key in keys:
+            what = f"{each.what}: {key[2]}" if several else each.what
+            lines.append(line(what, left.pop(key), rows, each.aim))
+        if not keys:
+            lines.append(f"| {each.what} {'| ' * 5}| not measured | `{each.script}.py` |")
+    lines += [
+        line(f"{title}: {name}", loops, rows, None) for (_, title, name), loops in left.items()
+    ]
     return "\n".join(lines)
 
 
@@ -196,6 +211,7 @@ def main() -> None:
     loops = given.loop or (LOOPS[:1] if given.smoke else LOOPS)
     rows: Rows = []
     failed: list[str] = []
+    ran: set[tuple[str, str]] = set()
     for script in given.script or SCRIPTS:
         for loop in loops if SCRIPTS[script] else loops[:1]:
             arguments = ["--loop", loop, "--pairs", str(given.pairs)]
@@ -204,7 +220,12 @@ def main() -> None:
                 arguments += [f"--peer={peer}" for peer in given.peer]
             found = run(script, arguments)
             rows += found or []
+            ran.add((script, loop))
             failed += [f"{script} on {loop}"] if found is None else []
+    if given.json and given.json.exists() and not given.smoke:
+        stored = (json.loads(line) for line in given.json.read_text(encoding="utf-8").splitlines())
+        rows += [row for row in stored if (row["script"], row["loop"]) not in ran]
+    rows.sort(key=lambda row: list(SCRIPTS).index(row["script"]))
     if given.json:
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         given.json.write_text("".join(lines), encoding="utf-8")
