@@ -39,9 +39,10 @@ def maker(spec: str) -> Maker:
         Exception: What the module raised while it was imported.
     """
     where, _, name = spec.rpartition(":")
-    if not where or not name:
+    is_file = where.endswith(".py")
+    if not where or not name or (where.startswith(".") and not is_file):
         raise MistakeError(f"{spec!r} names no object; write MODULE:NAME, or path/to/file.py:NAME")
-    module = _file(spec, where) if where.endswith(".py") else _module(spec, where)
+    module = _file(spec, where) if is_file else _module(spec, where)
     try:
         found = operator.attrgetter(name)(module)
     except AttributeError:
@@ -74,12 +75,16 @@ def _file(spec: str, where: str) -> Any:
     path = Path(where).resolve()
     if not path.is_file():
         raise MistakeError(f"{spec!r}: there is no file {path}; check the path")
+    # Its annotations are resolved by its name; one that another module has is left to that.
+    name = path.stem if path.stem not in sys.modules else f"fitbus bench {path}"
+    if name in sys.modules:
+        return sys.modules[name]
     sys.path.insert(0, str(path.parent))  # as if it were run
-    loading = importlib.util.spec_from_file_location(path.stem, path)
+    loading = importlib.util.spec_from_file_location(name, path)
     if loading is None or loading.loader is None:
         raise MistakeError(f"{spec!r}: {path} can't be imported; name a Python file")
     module = importlib.util.module_from_spec(loading)
-    sys.modules[path.stem] = module  # where annotations are resolved
+    sys.modules[name] = module
     loading.loader.exec_module(module)
     return module
 
