@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
-    from fitbus.bus._options import Hook
     from fitbus.bus._in_thread import ThreadCalls
+    from fitbus.bus._options import Hook
     from fitbus.bus._subscription import Subscription
     from fitbus.events import Event
 

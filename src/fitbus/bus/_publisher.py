@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ApplyControl", "Publisher"]
 
 _TOO_LATE = "too late: the run has ended"
+_NONE: Iterator[Control] = iter(())  # exhausted: it may be handed out again and again
 
 
 @final
@@ -168,6 +169,11 @@ class Publisher:
         """Whether training has to wait for a handler of a type."""
         return self._routes.of(kind).waiting
 
+    @property
+    def changes(self) -> int:
+        """How often subscribers changed: `wanted` and `waits` say the same as long as this does."""
+        return self._routes.changes
+
     def barrier(self, event: Event) -> dict[str, float]:
         """Publishes, and returns when all waiting handlers of the event have finished.
 
@@ -235,16 +241,14 @@ class Publisher:
             RunCancelledError: The run was cancelled.
             WouldDeadlockError: Called in the event loop, which has to make room.
         """
-        self.run_deferred()
-        self._check_going_on()
-        if self.bus.crowded:
-            self.standstill.wait_for_room()
+        if self._has_to_look():
+            self.run_deferred()
             self._check_going_on()
-        if self.desk.apply is None:
-            return self.desk.pending()
-        if self.inbox:
+            if self.bus.crowded:
+                self.standstill.wait_for_room()
+                self._check_going_on()
             self.desk.serve()
-        return iter(())
+        return _NONE if self.desk.apply is not None else self.desk.pending()
 
     def reject(self, why: str) -> None:
         """Rejects the control that `boundary` yielded last."""
@@ -292,6 +296,17 @@ class Publisher:
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""
         self.standstill.ring()
+
+    def _has_to_look(self) -> bool:
+        """Whether a boundary has anything to do: nearly always not."""
+        return bool(
+            self.inbox
+            or self.bus.crowded
+            or self.standstill.cancelled
+            or self.failures.any
+            or self._deferred
+            or self.desk.left
+        )
 
     def _check_going_on(self) -> None:
         self.failures.check()

@@ -28,12 +28,17 @@ class Route(NamedTuple):
 
 @final
 class Routes:
-    """Who gets what in one run; found out once a type, and again when subscribers change."""
+    """Who gets what in one run; found out once a type, and again when subscribers change.
+
+    Attributes:
+        changes: How often subscribers changed: what was asked before that is to be asked again.
+    """
 
     def __init__(self, bus: Bus, run: str) -> None:
         self._bus = bus
         self._run = run
         self._found: dict[type[Event], Route] = {}
+        self.changes = 0
 
     def of(self, kind: type[Event]) -> Route:
         """The subscribers to a type. Any thread."""
@@ -55,6 +60,7 @@ class Routes:
     def forget(self) -> None:
         """Finds them out anew from here on. The lock is held."""
         self._found = {}
+        self.changes += 1
 
     def _find(self, kind: type[Event]) -> Route:
         with self._bus.lock:

@@ -31,19 +31,19 @@ TICK_S = 0.1  # a safety net only: whatever a thread waits for rings its bell
 
 @final
 class Standstill:
-    """The waits of one training thread."""
+    """The waits of one training thread.
+
+    Attributes:
+        cancelled: Whether the run was cancelled.
+    """
 
     def __init__(self, publisher: Publisher, bus: Bus) -> None:
         self._publisher = publisher
         self._bus = bus
         self._bell = threading.Event()
         self._deadline: float | None = None
+        self.cancelled = False
         self._warned: set[int] = set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the run was cancelled."""
-        return self._deadline is not None
 
     @property
     def given_up(self) -> bool:
@@ -59,6 +59,7 @@ class Standstill:
         """Ends all waits: at once for room, after `within_s` for handlers."""
         if self._deadline is None:
             self._deadline = time.monotonic() + within_s
+        self.cancelled = True
         self.ring()
 
     def ring(self) -> None:

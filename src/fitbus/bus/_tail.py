@@ -74,7 +74,7 @@ class Tail:
         gaps = self._gaps
         gap = gaps[-1] if gaps else None
         if gap is not None:
-            if gap.kinds is not kinds and not set(kinds) == set(gap.kinds):
+            if gap.kinds is not kinds and set(kinds) != set(gap.kinds):
                 if gap.count == first - gap.seq:  # nothing but gap so far: one of either kind
                     gap.kinds = tuple({*gap.kinds, *kinds})
                 else:

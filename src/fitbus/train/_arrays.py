@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitbus.errors import DataError
-from fitbus.train._context import ones, sent
+from fitbus.train._context import ones, sent, takes_along
 from fitbus.train._source import HostBatch, Source
 from fitbus.train._task import Batch
 
@@ -70,10 +70,18 @@ class ArraySource(Source):
                 order = order[np.argsort(order // size, kind="stable")]
         if self._weight is None and not self._as_given:
             self._ones = ones(size)  # here: under the JAX settings of the run
-        for start in range(first * size, self._count - size + 1, size):
-            stop = start + size
-            picked = slice(start, stop) if order is None else order[start:stop]
-            yield HostBatch(self._batch(picked, self._weights(picked)), size)
+        starts = range(first * size, self._count - size + 1, size)
+        leaves, weight = self._leaves, self._ones
+        on_host = all(type(leaf) is np.ndarray for leaf in leaves) and takes_along()
+        if order is None and on_host and self._weight is None:
+            for start in starts:  # what `_batch` would come down to, at a third of the cost
+                x, y = self._unflatten([leaf[start : start + size] for leaf in leaves])
+                yield HostBatch(Batch(x, y, weight), size)
+        else:
+            for start in starts:
+                stop = start + size
+                picked = slice(start, stop) if order is None else order[start:stop]
+                yield HostBatch(self._batch(picked, self._weights(picked)), size)
         if (rest := self._count % size) and first * size < self._count:
             yield self._short_batch(np.arange(self._count) if order is None else order, rest)
 

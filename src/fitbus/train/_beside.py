@@ -57,7 +57,7 @@ class Beside:
         done = anyio.Event()
         loop = LoopHandle()
         request = Request(work, lambda: loop.call_soon(done.set))
-        engine.request(request)
+        engine.requests.add(request)
         await done.wait()
         if isinstance(request.error, RunEndedError):
             return work(self._trainer.state)

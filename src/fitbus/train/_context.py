@@ -11,7 +11,7 @@ import jax
 import jax.experimental
 import numpy as np
 
-__all__ = ["JaxSettings", "begin_fetch", "fetched", "ones", "sent"]
+__all__ = ["JaxSettings", "begin_fetch", "fetched", "ones", "sent", "takes_along"]
 
 # Each setting with the public context manager of its name.
 _SETTINGS = (
@@ -65,8 +65,13 @@ def sent(tree: Any) -> Any:
 
     Without a guard that would be slower than to let the step take them along.
     """
+    return tree if takes_along() else jax.device_put(tree)
+
+
+def takes_along() -> bool:
+    """Whether a step may take host arrays along: no transfer guard is in the way."""
     guard: str | None = jax.config.jax_transfer_guard_host_to_device  # type: ignore[attr-defined]  # jax declares them at run time
-    return tree if guard in (None, "allow") else jax.device_put(tree)
+    return guard in (None, "allow")
 
 
 def begin_fetch(array: Any) -> None:

@@ -109,7 +109,7 @@ class Driver:
         """Notes that it has ended, or that nobody waits for it any more. Any thread."""
         if self.engine is not None:
             self.engine.publisher.cancel(0.0)
-            self.engine.close_requests(RunEndedError(self._run.id, "it reached another boundary"))
+            self.engine.requests.close(RunEndedError(self._run.id, "it reached another boundary"))
             self.life.status = "stopped" if self.engine.stops else "completed"
         self.life.final = True
         self._run.end_streams()
@@ -240,7 +240,7 @@ class Driver:
 
     async def _finish(self, engine: Engine, error: BaseException | None) -> None:
         bus, id = self._run.bus, self._run.id
-        engine.close_requests(RunEndedError(id, "it reached another boundary"))
+        engine.requests.close(RunEndedError(id, "it reached another boundary"))
         with anyio.CancelScope() as self._drain_scope:
             self.report = await bus.drain(id, self._drain_s)
         if self.report is None:  # cancelled meanwhile

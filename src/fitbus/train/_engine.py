@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, final
 
@@ -23,12 +22,14 @@ from fitbus.errors import ControlRejectedError, InvalidArgumentError
 from fitbus.events import EndReason, RunPaused, RunResumed
 from fitbus.train._applying import apply_to_state
 from fitbus.train._feed import Feed
+from fitbus.train._form import Form
 from fitbus.train._history import History
 from fitbus.train._pipeline import Flight
 from fitbus.train._preparation import Position, Preparation
-from fitbus.train._request import Request
+from fitbus.train._request import Requests
 from fitbus.train._state import TrainState, alike, from_host, is_lost, on_host, placed
 from fitbus.train._steps import Steps
+from fitbus.train._task import Batch
 
 __all__ = ["Engine", "Stop"]
 
@@ -54,7 +55,6 @@ class Engine:
     """The state of a live run, and its boundaries. For the training thread, except where said.
 
     Attributes:
-        state: The state; during a step nobody else may look at it.
         steps: The compiled steps.
         publisher: The run's end of the bus.
         updates: Completed optimizer updates that were dispatched.
@@ -77,6 +77,7 @@ class Engine:
         history: The logs of the epochs that have ended.
         activity: What the thread is in, for messages.
         evaluate: Evaluates on the validation data, quietly; None without any.
+        requests: What others want done with the state at the next boundary.
         called_off: Whether data that the thread waits for aren't wanted any more.
         beside: Whether another run is live.
     """
@@ -94,7 +95,9 @@ class Engine:
         preparation: Preparation | None = None,
     ) -> None:
         self.steps = steps
-        self.state = state
+        self._state: TrainState | None = state
+        self._leaves: list[Any] | None = None  # of the state, where steps have gone on from it
+        self._form = Form.of(state)
         self.flight = flight
         self.updates = int(state.step)
         self.examples = 0
@@ -122,12 +125,36 @@ class Engine:
         self.pipeline: Settles | None = None
         self._paused_by: str | None = None
         self._resumed_by = ""
-        self._lock = threading.Lock()
-        self._requests: list[Request] = []
-        self._closed: BaseException | None = None
         self.publisher = Publisher(bus, run=run, apply=self._apply, flush_s=flush_s, inbox=inbox)
         self.publisher.step = self.updates
         self.publisher.on_standstill = self.serve_requests
+        self.requests = Requests(self.publisher.ring)
+
+    @property
+    def state(self) -> TrainState:
+        """The state; during a step nobody else may look at it."""
+        if self._state is None:
+            assert self._leaves is not None
+            self._state = self._form.state(self._leaves)
+        return self._state
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        self._state, self._leaves, self._form = state, None, Form.of(state)
+
+    def train_step(self, batch: Batch) -> Any:
+        """The compiled train step, for `advance`."""
+        return self.steps.train(self.state, batch, self._form)
+
+    def advance(self, step: Any, batch: Batch) -> Any:
+        """Dispatches a step; returns its vector."""
+        leaves = self._leaves
+        if leaves is None:
+            leaves = self._leaves = self._form.leaves(self.state)
+        self._leaves, self.running, vector = step(leaves, self.running, batch)
+        self._state = None
+        self.updates += 1
+        return vector
 
     @property
     def stopping(self) -> bool:
@@ -188,7 +215,7 @@ class Engine:
         if self.preparation.planned:
             self._act_as_planned()
         self.publisher.boundary()
-        if self._requests:
+        if self.requests:
             self.serve_requests()
         while self._paused_by is not None:
             self._hold_paused()
@@ -200,34 +227,12 @@ class Engine:
             if isinstance(receipt.outcome, Rejected):
                 raise ControlRejectedError(control, receipt.outcome.why)
 
-    def request(self, request: Request) -> None:
-        """Asks for something at the next boundary. Any thread."""
-        with self._lock:
-            closed = self._closed
-            if closed is None:
-                self._requests.append(request)
-        if closed is not None:
-            request.refuse(closed)
-        else:
-            self.publisher.ring()
-
     def serve_requests(self) -> None:
         """Does what others asked for. The training thread stands at a boundary."""
-        if not self._requests:
-            return
-        self.settle()  # if it raises, they stay: the end of the run answers them
-        with self._lock:
-            requests, self._requests = self._requests, []
-        for request in requests:
-            request.serve(self.state)
-
-    def close_requests(self, error: BaseException) -> None:
-        """Refuses what is still asked for, and all that will be. Any thread."""
-        with self._lock:
-            self._closed = error
-            requests, self._requests = self._requests, []
-        for request in requests:
-            request.refuse(error)
+        if self.requests:
+            self.settle()  # if it raises, they stay: the end of the run answers them
+            for request in self.requests.take():
+                request.serve(self.state)
 
     def settle(self) -> None:
         """Publishes what is in flight: what comes now comes after it."""

@@ -237,8 +237,7 @@ class FitJob:
         fetch_s = 0.0
 
         def compute(item: HostBatch) -> Any:
-            engine.state, engine.running, vector = step(engine.state, engine.running, item.batch)
-            engine.updates += 1
+            vector = engine.advance(step, item.batch)
             engine.examples += item.rows
             engine.batch += 1
             engine.place = self._feed.place
@@ -259,7 +258,7 @@ class FitJob:
                 break
             engine.activity = "in the train step (compiling, or running)"
             if step is None:
-                step = engine.steps.train(engine.state, item.batch)
+                step = engine.train_step(item.batch)
             if pipeline.exact:
                 pipeline.around(index, engine.updates, partial(compute, item), 1)
             else:

@@ -104,6 +104,8 @@ class Pipeline:
         # would check values that are known to be right.
         self._a_begin = self._begin(batch=0)
         self._an_end = self._end(batch=0, logs={}, batch_logs={})
+        self._asked = -1  # `publisher.changes` when it was asked what it waits for
+        self._exact = False
         self._flight = flight
         self._out: deque[tuple[int, int, Any]] = deque()  # in flight
         self._there: list[tuple[int, int, Any]] = []  # landed, and not published yet
@@ -115,7 +117,11 @@ class Pipeline:
     @property
     def exact(self) -> bool:
         """Whether training waits for a handler of each batch: then nothing runs ahead."""
-        return self._publisher.waits(self._begin) or self._publisher.waits(self._end)
+        publisher = self._publisher
+        if publisher.changes != self._asked:
+            self._asked = publisher.changes  # before asking: what changes then is asked again
+            self._exact = publisher.waits(self._begin) or publisher.waits(self._end)
+        return self._exact
 
     def push(self, batch: int, step: int, vector: Any) -> None:
         """Takes a dispatched step; every `flush_s`, publishes what has landed meanwhile.
@@ -127,10 +133,8 @@ class Pipeline:
         """
         out, flight = self._out, self._flight
         out.append((batch, step, vector))
-        if self._copies is None:
-            self._copies = any(device.platform != "cpu" for device in vector.devices())
-        if self._copies and self._wanted():
-            begin_fetch(vector)
+        if self._copies is not False:
+            self._begin_copy(vector)
         if len(out) >= flight.limit:
             self._wait_for(flight.stride(len(out)))
         if flight.is_due(len(self._there)):
@@ -185,8 +189,12 @@ class Pipeline:
         self.settle()
         return dict(self._before) if self._last is None else self._layout.read(self._last)[0]
 
-    def _wanted(self) -> bool:
-        return self._publisher.wanted(self._end) or self._publisher.wanted(self._begin)
+    def _begin_copy(self, vector: Any) -> None:
+        if self._copies is None:
+            self._copies = any(device.platform != "cpu" for device in vector.devices())
+        wanted = self._publisher.wanted
+        if self._copies and (wanted(self._end) or wanted(self._begin)):
+            begin_fetch(vector)
 
     def _wait_for(self, steps: int) -> None:
         """Waits for the oldest steps that are out."""

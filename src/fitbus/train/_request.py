@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, final
 
 from fitbus.train._state import TrainState
 
-__all__ = ["Request"]
+__all__ = ["Request", "Requests"]
 
 
 @final
@@ -38,3 +39,46 @@ class Request:
         """Tells who asked."""
         self.done = True
         self._tell()
+
+
+@final
+class Requests:
+    """Those that wait for the next boundary of a run.
+
+    Args:
+        tell: Lets the training thread know that one came in.
+    """
+
+    def __init__(self, tell: Callable[[], object]) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._waiting: list[Request] = []
+        self._closed: BaseException | None = None
+
+    def add(self, request: Request) -> None:
+        """Asks for something. Any thread."""
+        with self._lock:
+            closed = self._closed
+            if closed is None:
+                self._waiting.append(request)
+        if closed is not None:
+            request.refuse(closed)
+        else:
+            self._tell()
+
+    def take(self) -> list[Request]:
+        """Takes them all."""
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+        return taken
+
+    def close(self, error: BaseException) -> None:
+        """Refuses what is still asked for, and all that will be. Any thread."""
+        with self._lock:
+            self._closed = error
+        for request in self.take():
+            request.refuse(error)
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fitbus.errors import InvalidArgumentError
+from fitbus.train._form import Form
 from fitbus.train._metrics import MetricsLayout, check_metrics
 from fitbus.train._state import TrainState, check_same, home_of, is_key, mesh_of
 from fitbus.train._task import Batch, Task
@@ -72,7 +73,7 @@ class Steps:
         self._eval: Any = None
         self._train_layout: MetricsLayout | None = None
         self._eval_layout: MetricsLayout | None = None
-        self._sharded: Any = None
+        self._made_for: Any = None
         self._batch: Batch | None = None  # shapes and dtypes of the one that was traced with
 
     def weights(self, state: TrainState) -> Any:
@@ -113,32 +114,33 @@ class Steps:
             self._eval_layout = MetricsLayout("eval_step", found)
         return self._eval_layout
 
-    def train(self, state: TrainState, batch: Batch) -> Any:
-        """The compiled step `(state, running, batch) -> (state, running, vector)`.
+    def train(self, state: TrainState, batch: Batch, form: Form) -> Any:
+        """The compiled step `(leaves, running, batch) -> (leaves, running, vector)`.
 
-        State and running values are donated, unless a debug mode of JAX may want to run the step
-        again.
+        The leaves of the state and the running values are donated, unless a debug mode of JAX may
+        want to run the step again.
         """
         layout = self.train_layout(state, batch)
         donate = not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)  # type: ignore[attr-defined]  # jax declares them at run time
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        shardings = [leaf.sharding for leaf in form.leaves(state)]
         mesh = mesh_of(state.params)
-        made_for = (donate, shardings if mesh is not None else None)
-        if self._train is None or self._sharded != made_for:
+        made_for = (donate, shardings if mesh is not None else None, form)
+        if self._train is None or self._made_for != made_for:
             options: dict[str, Any] = {"donate_argnums": (0, 1)} if donate else {}
             if mesh is not None:
                 everywhere = NamedSharding(mesh, PartitionSpec())
                 options["out_shardings"] = (shardings, everywhere, everywhere)
 
-            def step(state: TrainState, running: Any, batch: Batch) -> Any:
+            def step(leaves: list[Any], running: Any, batch: Batch) -> Any:
+                state = form.state(leaves)
                 new, metrics = self._train_step(state, batch)
                 check_same("train_step", state, new)
                 new = dataclasses.replace(new, step=state.step + 1)
                 running, vector = layout.accumulate(running, metrics)
-                return jax.tree.map(_strong, new), running, vector
+                return form.leaves(jax.tree.map(_strong, new)), running, vector
 
             self._train = jax.jit(step, **options)
-            self._sharded = made_for
+            self._made_for = made_for
         return self._train
 
     def evaluate(self, state: TrainState, batch: Batch) -> Any:
