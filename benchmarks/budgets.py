@@ -70,7 +70,8 @@ ASKED = [
     Asked("publish, waking an idle loop", "bus", r"publish, waking"),
     Asked("publish, nobody subscribed", "bus", r"(skip|publish), nobody"),
     Asked("delivery to a concurrent subscriber", "bus", r"deliver"),
-    Asked("event to handler, median", "latency", r".*event to handler"),
+    Asked("event to handler, median", "latency", r"event to handler"),
+    Asked("to a waiting async handler and back", "latency", r"there and back"),
     Asked("to a waiting async handler and back", "bus", r"wait for an async handler"),
     Asked("event-loop lag while training, 99th percentile", "loop_lag", r".*"),
     Asked("reads of the device a batch, no subscriber to batches", "facts", r"reads a batch"),
@@ -166,7 +167,9 @@ def table(rows: Rows, asked: Iterable[Asked] = ASKED) -> str:
         several = len({name for _, _, name in keys}) > 1
         for key in keys:
             what = f"{each.what}: {key[2]}" if several else each.what
-            lines.append(line(what, left.pop(key), rows, each.aim))
+            loops = left.pop(key)
+            aims = (row.get("aim") for row in loops.values())
+            lines.append(line(what, loops, rows, next(filter(None, aims), each.aim)))
         if not keys:
             lines.append(f"| {each.what} {'| ' * 5}| not measured | `{each.script}.py` |")
     lines += [
