@@ -111,8 +111,8 @@ def start(names: Sequence[str], pythons: dict[str, str], loop: str) -> list[Chil
         child.close()
         told(
             f"{TITLES[name]} is left out: {answer['missing']} in {python}. To have it:\n"
-            f"    python -m venv peer-{name} && peer-{name}/bin/pip install {INSTALL[name]}\n"
-            f"    python benchmarks/peers.py --peer {name}=peer-{name}/bin/python"
+            f"    python -m venv ~/peers/{name} && ~/peers/{name}/bin/pip install {INSTALL[name]}\n"
+            f"    python benchmarks/peers.py --peer {name}=$HOME/peers/{name}/bin/python"
         )
         if name in NEEDED:
             raise SystemExit(f"without {name} there is nothing to compare")
