@@ -135,7 +135,7 @@ class Bus(Subscribable):
         """
         with self.lock:
             found = [s for s in self.subscriptions if run is None or s.run in (None, run)]
-        return await drained(self, found, self.runs.of(run), drain_s)
+        return await drained(self, found, run, drain_s)
 
     def finish_run(self, run: str, *, drained: bool = True) -> None:
         """Ends the subscriptions of a run, and forgets its publisher.
@@ -257,7 +257,7 @@ class Bus(Subscribable):
         if subscription.is_stream:
             self.hosting.exit_loop()
         if not self.hosting.hosts_subscription(subscription):
-            self.runs.retire(subscription.run, subscription.order, subscription.report())
+            self.runs.retire(subscription)
 
     def publisher_of(self, event: Event) -> Publisher | None:
         """The publisher of an event's run; None if the run has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
@@ -23,7 +24,8 @@ class Call(Marker):
     """A call of a waiting handler on the event loop, for which a thread stands still.
 
     Attributes:
-        done: Whether it returned, failed or was given up.
+        done: Whether it returned, failed or was given up, and
+        ended: when (`time.perf_counter`).
         result: What the handler returned.
         error: What it raised.
     """
@@ -36,6 +38,7 @@ class Call(Marker):
         self.logs = logs
         self.waited_for = True
         self.done = False
+        self.ended: float | None = None
         self.result: Any = None
         self.error: BaseException | None = None
         self._tell = tell
@@ -43,6 +46,7 @@ class Call(Marker):
 
     def finish(self) -> None:
         """Lets the thread go on."""
+        self.ended = time.perf_counter()
         with self._lock:
             self.done = True
         self._tell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from fitbus.bus._calls import Mark
-from fitbus.bus._statistics import DeliveryReport
+from fitbus.bus._statistics import DeliveryReport, SubscriberReport
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
-    from fitbus.bus._publisher import Publisher
     from fitbus.bus._subscription import Subscription
 
 __all__ = ["drained", "finish"]
@@ -25,7 +25,7 @@ _logger = logging.getLogger("fitbus")
 async def drained(
     bus: Bus,
     subscriptions: Sequence[Subscription[Any]],
-    publishers: Sequence[Publisher],
+    run: str | None,
     drain_s: float,
 ) -> DeliveryReport:
     """Waits, up to a time, for handlers to reach the end of what they have.
@@ -33,23 +33,31 @@ async def drained(
     Args:
         bus: The bus.
         subscriptions: Whom to wait for; streams are reported, but not waited for.
-        publishers: Of the runs that end: those of their subscribers that have ended before are in
-            the report too.
+        run: The run that ends, None for all of them: those of its subscribers that have ended
+            before are in the report too.
         drain_s: Seconds at the most.
     """
+    publishers = bus.runs.of(run)
     started = time.perf_counter()
     with anyio.move_on_after(drain_s):
         known = -1
         while known < (errors := sum(len(p.failures.notes) for p in publishers)):
             known = errors  # of each, others are told
             await _caught_up(bus, subscriptions)
-    entries = {s.order: s.report() for s in subscriptions}
+    is_one = run is not None and len(publishers) == 1
+    report = publishers[0].ledger.report if is_one else SubscriberReport.of
+    with bus.lock:
+        entries = {s.order: report(s) for s in subscriptions}
     for publisher in publishers:
-        entries.update(publisher.retired)
+        entries |= {r.order: r.own if is_one else r.whole for r in publisher.retired}
+    run_s = bus.runs.seconds(run)
     return DeliveryReport(
-        subscribers=tuple(report for _, report in sorted(entries.items(), key=lambda e: e[0])),
+        subscribers=tuple(
+            dataclasses.replace(entries[order], run_s=run_s) for order in sorted(entries)
+        ),
         seconds=time.perf_counter() - started,
         errors=tuple(note for publisher in publishers for note in publisher.failures.notes),
+        run_s=run_s,
     )
 
 

@@ -102,7 +102,7 @@ class Hosting:
         """Notes that a handler's task has ended; another host may take it."""
         self._host_of.pop(subscription).left(subscription)
         if subscription.ended:
-            self._bus.runs.retire(subscription.run, subscription.order, subscription.report())
+            self._bus.runs.retire(subscription)
         else:
             self.adopt()
 

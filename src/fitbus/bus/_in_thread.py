@@ -27,6 +27,8 @@ class ThreadCalls:
     def __init__(self, publisher: Publisher, standstill: Standstill) -> None:
         self._publisher = publisher
         self._standstill = standstill
+        self._ledger = publisher.ledger
+        self._holdups = standstill.holdups
         # The thread, once for each call or group of calls that it is in.
         self._acting: list[_Acting] = []
 
@@ -72,6 +74,7 @@ class ThreadCalls:
         if not self._passes(subscription, event):
             return
         standstill = self._standstill
+        since = time.perf_counter()
         turn = None
         if subscription.needs_worker:
             standstill.check_off_loop(f"waiting for the turn of handler {subscription.name!r}")
@@ -81,7 +84,9 @@ class ThreadCalls:
             standstill.wait(lambda: mine.reached or standstill.late)
         try:
             # If it isn't reached, its worker is still at something else, and calls never overlap.
-            if (turn is None or turn.reached) and self._has_turn(subscription):
+            has_turn = (turn is None or turn.reached) and self._has_turn(subscription)
+            self._ledger.charge(subscription, time.perf_counter() - since)
+            if has_turn:
                 acting = self._begin(event, subscription)
                 try:
                     self._call(acting, hook, logs)
@@ -109,6 +114,9 @@ class ThreadCalls:
         self._acting.pop()
         acting.mark.active = False
         standing.reset(acting.token)
+        now = time.perf_counter()
+        if now >= self._holdups.look_at:
+            self._holdups.look(now)
 
     def _call(self, acting: _Acting, hook: Hook, logs: dict[str, float]) -> None:
         """Calls a handler whose turn was acquired, and gives that back."""
@@ -124,14 +132,16 @@ class ThreadCalls:
             if result is not None:
                 for control in controls_of(subscription, result):
                     publisher.inbox.post(control, subscription.name, returned=True)
-                    publisher.served_here()
+                    if not publisher.desk.put_off:
+                        publisher.served_here()
         except BaseException as raised:  # noqa: BLE001  # the policy decides; it isn't lost
             error = raised
         finally:
             elapsed = time.perf_counter() - started
             subscription.delivered += 1
-            subscription.seconds += elapsed
-            subscription.held_s += elapsed
+            subscription.thread_s += elapsed
+            if subscription.run is None:
+                self._ledger.note_shared(subscription, elapsed)
             subscription.turn.release()
         if error is not None:
             publisher.fail(subscription, event, error)
@@ -153,9 +163,7 @@ class _Acting:
 
     __slots__ = ("event", "mark", "subscription", "thread", "token")
 
-    def __init__(
-        self, publisher: Publisher, event: Event, subscription: Subscription[Any]
-    ) -> None:
+    def __init__(self, publisher: Publisher, event: Event, subscription: Subscription[Any]) -> None:
         self.thread = threading.get_ident()
         self.event = event
         self.subscription = subscription

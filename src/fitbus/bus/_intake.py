@@ -43,8 +43,9 @@ class Intake:
         errors: Calls that raised.
         undelivered: Events that it had and never handed out.
         unyielded: Events handled since its worker last let others run.
-        seconds: Time inside the handler.
-        held_s: Time that training waited for it.
+        seconds: Time inside the handler, by its worker.
+        thread_s: Time inside it in a training thread, which waits meanwhile.
+        held_s: Time that training waited for it otherwise.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Intake:
         self.undelivered = 0
         self.unyielded = 0
         self.seconds = 0.0
+        self.thread_s = 0.0
         self.held_s = 0.0
 
     @property

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
+from fitbus.bus._statistics import SubscriberReport
 from fitbus.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from fitbus.bus._publisher import Publisher
-    from fitbus.bus._statistics import SubscriberReport
+    from fitbus.bus._subscription import Subscription
     from fitbus.bus._tail import Tail
 
-__all__ = ["LiveRuns"]
+__all__ = ["LiveRuns", "Retired"]
+
+
+class Retired(NamedTuple):
+    """What a subscriber got that ended before a run did that it saw."""
+
+    order: int
+    own: SubscriberReport  # of that run
+    whole: SubscriberReport  # of all
 
 
 @final
@@ -31,6 +40,7 @@ class LiveRuns:
         self._publishers: dict[str, Publisher] = {}
         self._latest: tuple[Tail, str] | None = None  # no more of a run that may have ended
         self._ids = 0
+        self._past_s = 0.0  # of those that were forgotten
 
     def new_id(self, kind: str) -> str:
         """A run id that the bus has not used: the same one in every run of a program."""
@@ -51,7 +61,9 @@ class LiveRuns:
     def forget(self, run: str) -> None:
         """Forgets a run that has ended."""
         with self._lock:
-            self._publishers.pop(run, None)
+            publisher = self._publishers.pop(run, None)
+            if publisher is not None:
+                self._past_s += publisher.ledger.seconds
 
     def of(self, run: str | None) -> list[Publisher]:
         """The publisher of a run, if it is live; those of all for None."""
@@ -78,10 +90,19 @@ class LiveRuns:
         for publisher in self._publishers.values():
             publisher.reroute()
 
-    def retire(self, run: str | None, order: int, report: SubscriberReport) -> None:
+    def seconds(self, run: str | None) -> float:
+        """How long a run has taken, 0 if it isn't live; for None, how long all have, added up."""
+        with self._lock:
+            past_s = self._past_s if run is None else 0.0
+            return past_s + sum(publisher.ledger.seconds for publisher in self.of(run))
+
+    def retire(self, subscription: Subscription[Any]) -> None:
         """Keeps the report of a subscriber that has ended, for the runs that it saw."""
-        for publisher in self.of(run):
-            publisher.retired.append((order, report))
+        with self._lock:
+            whole = SubscriberReport.of(subscription)
+            for publisher in self.of(subscription.run):
+                own = publisher.ledger.report(subscription)
+                publisher.retired.append(Retired(subscription.order, own, whole))
 
     def hold(self, publisher: Publisher) -> None:
         """Notes that a thread stands still for room."""

@@ -12,6 +12,7 @@ from fitbus.bus._delivery import Delivery, Errors
 from fitbus.bus._desk import ApplyControl, Desk
 from fitbus.bus._failures import Failures
 from fitbus.bus._in_thread import ThreadCalls
+from fitbus.bus._ledger import Ledger
 from fitbus.bus._policy import failed
 from fitbus.bus._standing import Standstill
 from fitbus.control import Control, Inbox, Receipt
@@ -20,7 +21,7 @@ from fitbus.events import Event, HandlerFailed
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
-    from fitbus.bus._statistics import SubscriberReport
+    from fitbus.bus._live_runs import Retired
     from fitbus.bus._subscription import Subscription
 
 __all__ = ["ApplyControl", "Publisher"]
@@ -81,7 +82,8 @@ class Publisher:
         self._delivery = Delivery(bus, self.run)
         self.tail = self._delivery.tail
         self.failures = Failures()
-        self.retired: list[tuple[int, SubscriberReport]] = []  # of subscribers that have ended
+        self.retired: list[Retired] = []
+        self.ledger = Ledger(bus, self.run)
         self.closed = False
         self.bus = bus
         self.lock: Any = bus.lock
@@ -174,12 +176,16 @@ class Publisher:
         """How often subscribers changed: `wanted` and `waits` say the same as long as this does."""
         return self._routes.changes
 
-    def barrier(self, event: Event) -> dict[str, float]:
+    def barrier(self, event: Event, *, step: int | None = None) -> dict[str, float]:
         """Publishes, and returns when all waiting handlers of the event have finished.
 
         Handlers on the loop run first, together; the controls that they return are applied in the
         order of subscribing. Then the `def` handlers run here, one by one. With `apply`, controls
         from elsewhere are applied meanwhile.
+
+        Args:
+            event: The event.
+            step: Its `step`, if that isn't the publisher's: of steps that were done together.
 
         Returns:
             The event's logs, with what `def` hooks added to their private copy; or empty.
@@ -195,7 +201,8 @@ class Publisher:
                 return logs
             route = self._routes.of_event(event)
             self.standstill.check_thread(event, route)
-            event = self._delivery.one(event, route, self.step, self.epoch, errors)
+            at = self.step if step is None else step
+            event = self._delivery.one(event, route, at, self.epoch, errors)
             calls = self.standstill.calls_on_loop(event, route.on_loop, errors)
         self._fail_all(errors)
         self.flush()
@@ -287,6 +294,7 @@ class Publisher:
         with self.lock:
             self._deferred.clear()
             self.closed = True
+            self.ledger.end()
         self.flush()
 
     def reroute(self) -> None:

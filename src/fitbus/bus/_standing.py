@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from fitbus._loops import in_event_loop
 from fitbus.bus._calls import Call
+from fitbus.bus._holdups import Holdups
 from fitbus.bus._policy import obey
 from fitbus.control import StopTraining
 from fitbus.errors import WouldDeadlockError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TICK_S", "Standstill"]
 
-_logger = logging.getLogger("fitbus")
 TICK_S = 0.1  # a safety net only: whatever a thread waits for rings its bell
 
 
@@ -35,6 +34,7 @@ class Standstill:
 
     Attributes:
         cancelled: Whether the run was cancelled.
+        holdups: Warns of those that are waited for too long.
     """
 
     def __init__(self, publisher: Publisher, bus: Bus) -> None:
@@ -43,7 +43,8 @@ class Standstill:
         self._bell = threading.Event()
         self._deadline: float | None = None
         self.cancelled = False
-        self._warned: set[int] = set()
+        self._ledger = publisher.ledger
+        self.holdups = Holdups(bus, publisher.run, publisher.ledger)
 
     @property
     def given_up(self) -> bool:
@@ -78,8 +79,14 @@ class Standstill:
         if in_event_loop() and not until():
             raise WouldDeadlockError(_in_a_thread("standing still"))
 
-    def wait(self, until: Callable[[], bool]) -> None:
-        """Waits, applying controls as they come."""
+    def wait(self, until: Callable[[], bool], charge: Callable[[], object] = lambda: None) -> None:
+        """Waits, applying controls as they come.
+
+        Args:
+            until: For what.
+            charge: Called when that takes long, again and again: so who is waited for is known
+                while it is.
+        """
         publisher = self._publisher
         publisher.flush()
         while True:
@@ -90,35 +97,39 @@ class Standstill:
             publisher.on_standstill()
             if until():
                 return
-            self._bell.wait(TICK_S)
+            if not self._bell.wait(TICK_S):
+                charge()
 
     def wait_for_room(self) -> None:
         """Holds training while a lossless subscriber of this run has no room."""
         if not self._crowded():
             return
-        started = time.perf_counter()
+        since = time.perf_counter()
         slow = self._crowded()
         if slow and not self._goes_on():
             self.check_off_loop(f"waiting for room in the mailbox of {slow[0].name!r}")
         for subscription in slow:
-            if id(subscription) not in self._warned:
-                self._warned.add(id(subscription))
-                _logger.warning(
-                    "run %r is held: subscriber %r has no room in its mailbox of %d events"
-                    ' (overflow="block"); make it faster, or choose another overflow',
-                    self._publisher.run,
-                    subscription.name,
-                    subscription.options.buffer_size,
-                )
+            self.holdups.no_room(subscription)
+
+        def charge() -> None:
+            nonlocal since, slow
+            now = time.perf_counter()
+            for subscription in slow:
+                self._ledger.charge(subscription, now - since)
+            since, slow = now, self._crowded()
+            if now >= self.holdups.look_at:
+                self.holdups.look(now)
+
         self._bus.runs.hold(self._publisher)
         try:
-            self.wait(lambda: self._goes_on() or not self._crowded() or bool(self._unserved()))
+            self.wait(
+                lambda: self._goes_on() or not self._crowded() or bool(self._unserved()), charge
+            )
             if unserved := self._unserved():
                 self._bus.hosting.check_hosted(f"the mailbox of {unserved[0].name!r} is full")
         finally:
             self._bus.runs.release(self._publisher)
-            for subscription in slow:
-                subscription.held_s += time.perf_counter() - started
+            charge()
 
     def calls_on_loop(
         self,
@@ -155,17 +166,32 @@ class Standstill:
 
     def await_calls(self, event: Event, calls: Sequence[tuple[Subscription[Any], Call]]) -> None:
         """Waits for all; applies what they return."""
-        started = time.perf_counter()
-        self.wait(lambda: all(call.done for _, call in calls) or self._given_up())
-        held = time.perf_counter() - started
+        since = time.perf_counter()
+
+        def charge() -> None:
+            """To each until its call has ended: one that is through early holds nobody up."""
+            nonlocal since
+            now = time.perf_counter()
+            for subscription, call in calls:
+                until = now if call.ended is None else min(call.ended, now)
+                if until > since:
+                    self._ledger.charge(subscription, until - since)
+            since = now
+            if now >= self.holdups.look_at:
+                self.holdups.look(now)
+
+        try:
+            self.wait(lambda: all(call.done for _, call in calls) or self._given_up(), charge)
+        finally:
+            charge()
         for subscription, call in calls:
-            subscription.held_s += held
             if call.give_up():
                 continue
             if call.error is not None:
                 self._publisher.fail(subscription, event, call.error)
             obey(self._publisher, subscription, event, call.result or ())
-        self._publisher.desk.serve()
+        if not self._publisher.desk.put_off:
+            self._publisher.desk.serve()
 
     def _crowded(self) -> list[Subscription[Any]]:
         return self._bus.crowded_by(self._publisher.run)

@@ -75,6 +75,7 @@ class Subscription(Intake, Generic[E_co]):
         self.run = run
         self.options = options
         self.is_stream = hook is None and hooks is None
+        self.has_hooks = bool(hooks)
         self._hook = hook
         self._hooks = hooks or {}
         # Whether a task calls it; else only the training thread does.
@@ -104,7 +105,7 @@ class Subscription(Intake, Generic[E_co]):
     def statistics(self) -> SubscriptionStatistics:
         """Its counters at this moment; they add up. Any thread."""
         with self._lock:
-            return SubscriptionStatistics.of(self)
+            return SubscriptionStatistics.of(self, self._runs.seconds(self.run))
 
     async def __aenter__(self) -> Self:
         """Opens the stream: from here on it holds events."""
@@ -183,7 +184,7 @@ class Subscription(Intake, Generic[E_co]):
     def report(self) -> SubscriberReport:
         """What it got in the end."""
         with self._lock:
-            return SubscriberReport.of(self)
+            return SubscriberReport.made(self.statistics(), self.undelivered)
 
     def _end(self) -> None:
         """Leaves the bus, and lets its worker or consumer know."""

@@ -120,7 +120,7 @@ async def _handle_items(subscription: Subscription[Any], bus: Bus, items: list[I
             elif isinstance(item, Event):
                 await _handle(subscription, bus, item)
             else:
-                await _reach(subscription, bus, item)
+                started += await _reach(subscription, bus, item)
             if subscription.ended:
                 break
     finally:
@@ -133,14 +133,17 @@ async def _handle_items(subscription: Subscription[Any], bus: Bus, items: list[I
         await anyio.lowlevel.checkpoint()
 
 
-async def _reach(subscription: Subscription[Any], bus: Bus, marker: Item) -> None:
-    """Does what a marker is there for."""
+async def _reach(subscription: Subscription[Any], bus: Bus, marker: Item) -> float:
+    """Does what a marker is there for; returns the seconds in it that a thread counts as its."""
     if isinstance(marker, Call):
         await _call(subscription, bus, marker)
     elif isinstance(marker, Turn):
+        began = time.perf_counter()
         await marker.hold()
+        return time.perf_counter() - began
     elif isinstance(marker, Mark):
         marker.finish()
+    return 0.0
 
 
 async def _call(subscription: Subscription[Any], bus: Bus, call: Call) -> None:

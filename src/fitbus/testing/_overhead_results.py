@@ -9,6 +9,8 @@ from typing import Self, final
 
 import msgspec
 
+from fitbus._columns import columns
+
 __all__ = ["Overhead", "Spread", "StepOverhead", "SubscriberOverhead"]
 
 HOW_TO_READ = (
@@ -164,7 +166,7 @@ class Overhead:
                 for entry in step.subscribers
             ]
         about = f"{self.name} ({self.loop}, {self.device}, {self.versions}, {self.pairs} pairs)"
-        return "\n".join([about, "", *_lines(added), "", *_lines(had), "", HOW_TO_READ])
+        return "\n".join([about, "", *columns(added), "", *columns(had), "", HOW_TO_READ])
 
     def __str__(self) -> str:
         """The table."""
@@ -174,15 +176,3 @@ class Overhead:
 def _spread(found: Spread, unit: float, suffix: str, form: str) -> str:
     median, low, high = (value * unit for value in dataclasses.astuple(found))
     return f"{median:{form}}{suffix} [{low:{form}}, {high:{form}}]"
-
-
-def _lines(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns, the first one to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            text.ljust(width) if place == 0 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]

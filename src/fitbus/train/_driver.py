@@ -83,16 +83,7 @@ class Driver:
 
     def statistics(self) -> RunStatistics:
         """The run's counters."""
-        flight, bus, id = self._trainer.flight, self._run.bus, self._run.id
-        engine = self.engine
-        return RunStatistics(
-            step=0 if engine is None else engine.updates,
-            examples=0 if engine is None else engine.examples,
-            input_s=0.0 if engine is None else engine.input_s,
-            steps_in_flight=flight.limit,
-            step_s=flight.step_s,
-            subscriptions=tuple(s.statistics() for s in bus.subscriptions if s.run in (None, id)),
-        )
+        return RunStatistics.of(self._run.bus, self._run.id, self._trainer.flight, self.engine)
 
     @property
     def params(self) -> dict[str, Any]:
