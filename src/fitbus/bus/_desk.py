@@ -54,6 +54,7 @@ class Desk:
         apply: Applies a control; None if the loop does that itself, with what `pending` yields.
         stopping: Whether a stop was applied.
         left: Controls that are still to be acknowledged by `decide`.
+        put_off: Whether what handlers return waits for the last event of steps done together.
     """
 
     def __init__(self, publisher: Publisher, inbox: Inbox, apply: ApplyControl | None) -> None:
@@ -64,6 +65,7 @@ class Desk:
         self._told: set[tuple[str, str]] = set()
         self.apply = apply
         self.stopping = False
+        self.put_off = False
         self._closing = False
         self.left: list[_Left] = []
 

@@ -53,7 +53,7 @@ class FitOptions(TypedDict, total=False):
     validation_steps: int | None
     validation_batch_size: int | None
     validation_freq: int | Collection[int]
-    steps_per_execution: int
+    steps_per_execution: int | Literal["auto"]
     grace_s: float
     drain_s: float
 
@@ -85,7 +85,7 @@ class FitArguments:
     validation_steps: int | None = None
     validation_batch_size: int | None = None
     validation_freq: int | Collection[int] = 1
-    steps_per_execution: int = 1
+    steps_per_execution: int | Literal["auto"] = 1
 
     def __post_init__(self) -> None:
         positive("batch_size", self.batch_size, none=True)
@@ -94,7 +94,8 @@ class FitArguments:
         positive("steps_per_epoch", self.steps_per_epoch, none=True)
         positive("validation_steps", self.validation_steps, none=True)
         positive("validation_batch_size", self.validation_batch_size, none=True)
-        positive("steps_per_execution", self.steps_per_execution)
+        if self.steps_per_execution != "auto":
+            positive("steps_per_execution", self.steps_per_execution, also='"auto"')
         verbosity(self.verbose)
         if not isinstance(self.shuffle, bool) and self.shuffle != "batch":
             raise InvalidArgumentError("shuffle", self.shuffle, "allowed are True, False, 'batch'")
@@ -175,6 +176,7 @@ class FitArguments:
             validation=shown,
             verbose=verbosity(self.verbose),
             validation_freq=freq if isinstance(freq, Collection) else int(freq),
+            steps_per_execution=self.steps_per_execution,
         )
 
     def _validation_parts(self, validation: Any) -> tuple[Any, Any, Any]:

@@ -142,18 +142,18 @@ class Engine:
     def state(self, state: TrainState) -> None:
         self._state, self._leaves, self._form = state, None, Form.of(state)
 
-    def train_step(self, batch: Batch) -> Any:
-        """The compiled train step, for `advance`."""
-        return self.steps.train(self.state, batch, self._form)
+    def train_step(self, batch: Batch, steps: int = 1) -> Any:
+        """The compiled train step, or so many of them fused, for `advance`."""
+        return self.steps.train(self.state, batch, self._form, steps)
 
-    def advance(self, step: Any, batch: Batch) -> Any:
-        """Dispatches a step; returns its vector."""
+    def advance(self, step: Any, *arguments: Any, steps: int = 1) -> Any:
+        """Dispatches an execution, of one step or several; returns its vector, or vectors."""
         leaves = self._leaves
         if leaves is None:
             leaves = self._leaves = self._form.leaves(self.state)
-        self._leaves, self.running, vector = step(leaves, self.running, batch)
+        self._leaves, self.running, vector = step(leaves, self.running, *arguments)
         self._state = None
-        self.updates += 1
+        self.updates += steps
         return vector
 
     @property

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
-from typing import Any, final, get_args
+from typing import Any, Literal, final, get_args
 
 import jax
 import numpy as np
@@ -14,8 +12,6 @@ import numpy as np
 from fitbus.control import Evaluate
 from fitbus.errors import ControlRejectedError
 from fitbus.events import (
-    BatchBegin,
-    BatchEnd,
     EndReason,
     EpochBegin,
     EpochEnd,
@@ -24,13 +20,13 @@ from fitbus.events import (
 )
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import CalledOff, evaluate, evaluate_quietly
+from fitbus.train._executions import Executions
 from fitbus.train._feed import Feed
 from fitbus.train._history import History
+from fitbus.train._loop import boundary, train_epoch
 from fitbus.train._metrics import MetricsLayout
-from fitbus.train._pipeline import Pipeline
 from fitbus.train._preparation import Position
 from fitbus.train._source import HostBatch
-from fitbus.train._steps import zeros
 
 __all__ = ["FitJob"]
 
@@ -45,6 +41,7 @@ class FitJob:
         initial_epoch: The first epoch, from 0.
         validation: Makes a feed of the validation data; None without any.
         validation_freq: Every how many epochs it is validated, or the numbers of the epochs.
+        steps_per_execution: How many steps are fused, or `"auto"`.
 
     Attributes:
         epochs: The number of the last epoch, counted from 1.
@@ -62,6 +59,7 @@ class FitJob:
         initial_epoch: int,
         validation: Feed | None,
         validation_freq: int | Collection[int],
+        steps_per_execution: int | Literal["auto"] = 1,
         verbose: int = 0,
     ) -> None:
         self._feed = feed
@@ -71,6 +69,7 @@ class FitJob:
         self._before: Mapping[str, float] = {}
         self._validation = validation
         self._validation_freq = validation_freq
+        self._executions = Executions(steps_per_execution)
         self._layout: MetricsLayout | None = None
         self._logs: dict[str, float] = {}
         self.history = History({"verbose": verbose, "epochs": epochs, "steps": feed.steps})
@@ -213,61 +212,14 @@ class FitJob:
         shared = publisher.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
         self._logs = _numbers(shared)
-        self._boundary(engine)
-
-    def _boundary(self, engine: Engine) -> None:
-        engine.boundary()
-        for visit in engine.preparation.boundaries:
-            visit(engine)
+        boundary(engine)
 
     def _batches(self, engine: Engine) -> dict[str, float]:
         """The batches of an epoch. Returns their means."""
-        layout = self._layout
         before, self._before = self._before, {}
-        if layout is None:  # a backup of an epoch all of whose batches are done, and were the last
+        if self._layout is None:  # a backup of an epoch whose batches are done, and were the last
             return dict(before)
-        pipeline = engine.pipeline = Pipeline(
-            engine.publisher, layout, (BatchBegin, BatchEnd), engine.flight, before
-        )
-        engine.read = pipeline.logs
-        engine.running = zeros(layout, engine.state, engine.running if engine.batch else None)
-        step: Any = None
-        batches = self._feed.epoch()
-        index = engine.batch
-        fetch_s = 0.0
-
-        def compute(item: HostBatch) -> Any:
-            vector = engine.advance(step, item.batch)
-            engine.examples += item.rows
-            engine.batch += 1
-            engine.place = self._feed.place
-            return vector
-
-        while True:
-            self._boundary(engine)
-            if engine.stops or engine.stop_epoch:
-                break
-            engine.activity = "waiting for a batch"
-            if self._feed.may_block:
-                pipeline.before_fetching(fetch_s)
-            started = time.perf_counter()
-            item = next(batches, None)
-            fetch_s = time.perf_counter() - started
-            engine.input_s += fetch_s
-            if item is None:
-                break
-            engine.activity = "in the train step (compiling, or running)"
-            if step is None:
-                step = engine.train_step(item.batch)
-            if pipeline.exact:
-                pipeline.around(index, engine.updates, partial(compute, item), 1)
-            else:
-                vector = compute(item)
-                pipeline.push(index, engine.updates, vector)
-            index += 1
-        logs = pipeline.logs()
-        engine.pipeline = None
-        return logs
+        return train_epoch(engine, self._feed, self._layout, self._executions, before)
 
     def _is_due(self, epoch: int) -> bool:
         if isinstance(self._validation_freq, int):

@@ -65,6 +65,8 @@ class MetricsLayout:
 
     Attributes:
         names: The names, sorted.
+        dtype: That of the vector, and
+        width: how many values it has.
     """
 
     def __init__(self, who: str, metrics: Any) -> None:
@@ -94,6 +96,7 @@ class MetricsLayout:
             if hasattr(part, "dtype") and jnp.issubdtype(part.dtype, jnp.floating)
         ]
         self.dtype = jnp.result_type(jnp.float32, *floats)
+        self.width = 2 * len(self.names) + 2 * len(self._weighted)
         self._init = {name: metrics[name].init for name in self._folds}
 
     def zeros(self) -> Any:
@@ -156,7 +159,10 @@ class MetricsLayout:
 
     def read(self, vector: Any) -> tuple[dict[str, float], dict[str, float]]:
         """The running values and the batch's own, as plain dicts. Waits for the device."""
-        values: list[float] = fetched(vector).tolist()
+        return self.logs_of(fetched(vector).tolist())
+
+    def logs_of(self, values: list[float]) -> tuple[dict[str, float], dict[str, float]]:
+        """The same of a vector that was read."""
         names = self.names
         end = 2 * len(names)
         logs = dict(zip(names, values, strict=False))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from copy import copy
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 from msgspec.structs import force_setattr
 
 from fitbus.bus import Publisher
-from fitbus.events import BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd
-from fitbus.train._context import begin_fetch
+from fitbus.events import BatchBegin, BatchEnd, Event, TestBatchBegin, TestBatchEnd
+from fitbus.train._context import begin_fetch, fetched
 from fitbus.train._metrics import MetricsLayout
 
 __all__ = ["Flight", "Pipeline"]
@@ -48,6 +47,10 @@ class Flight:
             if self._auto:
                 self.limit = max(_LEAST, min(_MOST, round(self.flush_s / self.step_s)))
             self._since, self._done = time.perf_counter(), 0
+
+    def executions(self, steps: int) -> int:
+        """How many executions of so many steps may be in flight; at least two of fused ones."""
+        return self.limit if steps == 1 else max(_LEAST, self.limit // steps)
 
     def told(self) -> None:
         """Notes that what had landed was published."""
@@ -107,10 +110,11 @@ class Pipeline:
         self._asked = -1  # `publisher.changes` when it was asked what it waits for
         self._exact = False
         self._flight = flight
-        self._out: deque[tuple[int, int, Any]] = deque()  # in flight
-        self._there: list[tuple[int, int, Any]] = []  # landed, and not published yet
+        self._updates = int(self._begin is BatchBegin)  # of the state, by a batch
+        self._out: deque[_Execution] = deque()  # in flight
+        self._there: list[_Execution] = []  # landed, and not published yet
         self._before = dict(before or {})
-        self._last: Any = None
+        self._last: _Execution | None = None
         self._copies: bool | None = None  # whether values have to come from another memory
         flight.begin()
 
@@ -123,19 +127,20 @@ class Pipeline:
             self._exact = publisher.waits(self._begin) or publisher.waits(self._end)
         return self._exact
 
-    def push(self, batch: int, step: int, vector: Any) -> None:
-        """Takes a dispatched step; every `flush_s`, publishes what has landed meanwhile.
+    def push(self, batch: int, step: int, vector: Any, steps: int = 1) -> None:
+        """Takes a dispatched execution; every `flush_s`, publishes what has landed meanwhile.
 
         Args:
-            batch: Its index.
-            step: Completed optimizer updates after it.
-            vector: Its values, on the device.
+            batch: The index of its batch, or of the first one.
+            step: Completed optimizer updates after that batch.
+            vector: Its values, on the device; a row for each step, if several are fused.
+            steps: How many steps it has.
         """
         out, flight = self._out, self._flight
-        out.append((batch, step, vector))
+        out.append(_Execution(batch, step, vector, steps))
         if self._copies is not False:
             self._begin_copy(vector)
-        if len(out) >= flight.limit:
+        if len(out) >= flight.executions(steps):
             self._wait_for(flight.stride(len(out)))
         if flight.is_due(len(self._there)):
             self._look()
@@ -161,33 +166,53 @@ class Pipeline:
             self._wait_for(len(self._out))
         self._tell()
 
-    def around(self, batch: int, step: int, compute: Callable[[], Any], updates: int) -> None:
-        """One batch while training waits for handlers: begin, compute, end.
+    def around(
+        self, batch: int, step: int, compute: Callable[[], Any], updates: int, steps: int = 1
+    ) -> None:
+        """An execution while training waits for handlers: begin, compute, end.
+
+        Of fused steps, begin and end of each come after all have been computed; what handlers
+        return acts after the last one.
 
         Args:
-            batch: Its index.
+            batch: The index of its batch, or of the first one.
             step: Completed optimizer updates before it.
-            compute: Dispatches the step; returns its vector.
-            updates: 1 for a training step, 0 for one of an evaluation.
+            compute: Dispatches it; returns its vector, or vectors.
+            updates: 1 for training, 0 for an evaluation.
+            steps: How many steps it has.
         """
         self.settle()
         publisher = self._publisher
-        publisher.step = step
-        if publisher.wanted(self._begin):
-            publisher.barrier(self._begin_of(batch))
-        else:
-            publisher.skip(self._skip_begin)
+        if steps == 1:
+            publisher.step = step
+            self._tell_begin(batch)
         vector = compute()
-        publisher.step = step + updates
         vector.block_until_ready()
-        self._last = vector
-        self._flight.landed()
-        publisher.barrier(self._end_of(batch, vector))
+        self._last = execution = _Execution(batch, step + updates, vector, steps)
+        self._flight.landed(steps)
+        publisher.step = step + updates * steps
+        try:
+            for place, values in enumerate(execution.rows()):
+                publisher.desk.put_off = place < steps - 1
+                if steps > 1:
+                    self._tell_begin(batch + place, step + updates * place)
+                end = self._end_of(batch + place, values)
+                publisher.barrier(end, step=step + updates * (place + 1))
+        finally:
+            publisher.desk.put_off = False
 
     def logs(self) -> dict[str, float]:
         """The running values after the last batch; empty if there was none."""
         self.settle()
-        return dict(self._before) if self._last is None else self._layout.read(self._last)[0]
+        if self._last is None:
+            return dict(self._before)
+        return self._layout.logs_of(self._last.rows()[-1])[0]
+
+    def _tell_begin(self, batch: int, step: int | None = None) -> None:
+        if self._publisher.wanted(self._begin):
+            self._publisher.barrier(self._begin_of(batch), step=step)
+        else:
+            self._publisher.skip(self._skip_begin)
 
     def _begin_copy(self, vector: Any) -> None:
         if self._copies is None:
@@ -196,55 +221,78 @@ class Pipeline:
         if self._copies and (wanted(self._end) or wanted(self._begin)):
             begin_fetch(vector)
 
-    def _wait_for(self, steps: int) -> None:
-        """Waits for the oldest steps that are out."""
-        if self._flight.step_s >= self._flight.flush_s or steps == len(self._out):
+    def _wait_for(self, executions: int) -> None:
+        """Waits for the oldest that are out."""
+        if self._flight.step_s >= self._flight.flush_s or executions == len(self._out):
             self._tell()  # of those before, since this may take a while
-        self._out[steps - 1][2].block_until_ready()
-        self._landed(steps)
+        self._out[executions - 1].vector.block_until_ready()
+        self._landed(executions)
 
     def _look(self) -> None:
-        """Sees how many steps have landed."""
-        steps = 0
-        while steps < len(self._out) and self._out[steps][2].is_ready():
-            steps += 1
-        self._landed(steps)
+        """Sees how many have landed."""
+        count = 0
+        while count < len(self._out) and self._out[count].vector.is_ready():
+            count += 1
+        self._landed(count)
 
-    def _landed(self, steps: int) -> None:
-        if steps:
-            self._flight.landed(steps)
-            self._there += [self._out.popleft() for _ in range(steps)]
+    def _landed(self, executions: int) -> None:
+        if executions:
+            landed = [self._out.popleft() for _ in range(executions)]
+            self._flight.landed(sum(each.steps for each in landed))
+            self._there += landed
 
     def _tell(self) -> None:
         """Publishes the steps that have landed, and lets the event loop know."""
-        publisher, there = self._publisher, self._there
+        publisher = self._publisher
+        there, self._there = self._there, []
         self._flight.told()
         if there:
-            self._there = []
-            _, step, self._last = there[-1]
-            if publisher.wanted(self._begin):
-                train = self._begin is BatchBegin
-                events: list[Any] = []
-                for batch, _, vector in there:
-                    events += (self._begin_of(batch), self._end_of(batch, vector))
-                publisher.publish_all(events, [s for _, n, _ in there for s in (n - train, n)])
-            elif publisher.wanted(self._end):
-                ends = [self._end_of(batch, vector) for batch, _, vector in there]
-                publisher.publish_all(ends, [n for _, n, _ in there], self._skip_begin)
+            self._last = there[-1]
+            begins, ends = publisher.wanted(self._begin), publisher.wanted(self._end)
+            if begins or ends:
+                self._publish(there, with_begin=begins)
             else:
-                publisher.step = step
-                publisher.skip(self._skip_both, len(there))
+                publisher.step = self._last.step + (self._last.steps - 1) * self._updates
+                publisher.skip(self._skip_both, sum(each.steps for each in there))
         publisher.flush()
 
-    def _begin_of(self, batch: int) -> BatchBegin | TestBatchBegin:
-        event = copy(self._a_begin)
+    def _publish(self, there: list[_Execution], *, with_begin: bool) -> None:
+        events: list[Event] = []
+        steps: list[int] = []
+        for execution in there:
+            batch, step = execution.batch, execution.step
+            for values in execution.rows():
+                if with_begin:
+                    events.append(self._begin_of(batch))
+                    steps.append(step - self._updates)
+                events.append(self._end_of(batch, values))
+                steps.append(step)
+                batch, step = batch + 1, step + self._updates
+        self._publisher.publish_all(events, steps, () if with_begin else self._skip_begin)
+
+    def _begin_of(self, batch: int) -> Event:
+        event: Event = self._a_begin.__copy__()  # type: ignore[attr-defined]  # every Struct has it
         force_setattr(event, "batch", batch)
         return event
 
-    def _end_of(self, batch: int, vector: Any) -> BatchEnd | TestBatchEnd:
-        logs, own = self._layout.read(vector)
-        event = copy(self._an_end)
+    def _end_of(self, batch: int, values: list[float]) -> Event:
+        logs, own = self._layout.logs_of(values)
+        event: Event = self._an_end.__copy__()  # type: ignore[attr-defined]  # likewise
         force_setattr(event, "batch", batch)
         force_setattr(event, "logs", logs)
         force_setattr(event, "batch_logs", own)
         return event
+
+
+class _Execution(NamedTuple):
+    """One step, or several that were fused."""
+
+    batch: int  # the index of the first batch
+    step: int  # completed optimizer updates after it
+    vector: Any
+    steps: int
+
+    def rows(self) -> list[list[float]]:
+        """The values of each step; they are there."""
+        found: list[Any] = fetched(self.vector).tolist()
+        return found[: self.steps] if type(found[0]) is list else [found]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -69,7 +71,7 @@ class Steps:
         self._train_step = jax.jit(train_step, inline=True)
         self._eval_step = jax.jit(eval_step, inline=True)
         self.predict = jax.jit(lambda state, batch: task.predict_step(state, batch))  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
-        self._train: Any = None
+        self._train: dict[int, Any] = {}  # by how many steps are fused
         self._eval: Any = None
         self._train_layout: MetricsLayout | None = None
         self._eval_layout: MetricsLayout | None = None
@@ -114,8 +116,12 @@ class Steps:
             self._eval_layout = MetricsLayout("eval_step", found)
         return self._eval_layout
 
-    def train(self, state: TrainState, batch: Batch, form: Form) -> Any:
+    def train(self, state: TrainState, batch: Batch, form: Form, steps: int = 1) -> Any:
         """The compiled step `(leaves, running, batch) -> (leaves, running, vector)`.
+
+        Of several steps: `(leaves, running, batches, count) -> (leaves, running, vectors)`, where
+        batches have another axis in front, of `steps`, and only the first `count` are done: so a
+        remainder needs no program of its own.
 
         The leaves of the state and the running values are donated, unless a debug mode of JAX may
         want to run the step again.
@@ -125,7 +131,10 @@ class Steps:
         shardings = [leaf.sharding for leaf in form.leaves(state)]
         mesh = mesh_of(state.params)
         made_for = (donate, shardings if mesh is not None else None, form)
-        if self._train is None or self._made_for != made_for:
+        if self._made_for != made_for:
+            self._train.clear()
+            self._made_for = made_for
+        if steps not in self._train:
             options: dict[str, Any] = {"donate_argnums": (0, 1)} if donate else {}
             if mesh is not None:
                 everywhere = NamedSharding(mesh, PartitionSpec())
@@ -139,9 +148,9 @@ class Steps:
                 running, vector = layout.accumulate(running, metrics)
                 return form.leaves(jax.tree.map(_strong, new)), running, vector
 
-            self._train = jax.jit(step, **options)
-            self._made_for = made_for
-        return self._train
+            made = step if steps == 1 else _fused(step, steps, layout)
+            self._train[steps] = jax.jit(made, **options)
+        return self._train[steps]
 
     def evaluate(self, state: TrainState, batch: Batch) -> Any:
         """The compiled step `(state, running, batch) -> (running, vector)`."""
@@ -173,6 +182,22 @@ def zeros(layout: MetricsLayout, state: TrainState, running: Any = None) -> Any:
             )
         values = jax.tree.unflatten(tree, found)
     return jax.device_put(values, home_of(state.params))
+
+
+def _fused(step: Callable[..., Any], size: int, layout: MetricsLayout) -> Callable[..., Any]:
+    """Several steps in one program: `lax.fori_loop`, whose length may differ from call to call."""
+
+    def steps(leaves: list[Any], running: Any, batches: Any, count: Any) -> Any:
+        def one(place: Any, carried: Any) -> Any:
+            leaves, running, vectors = carried
+            batch = jax.tree.map(lambda leaf: leaf[place], batches)
+            leaves, running, vector = step(leaves, running, batch)
+            return leaves, running, vectors.at[place].set(vector)
+
+        vectors = jnp.zeros((size, layout.width), layout.dtype)
+        return jax.lax.fori_loop(0, count, one, (leaves, running, vectors))
+
+    return steps
 
 
 def _paths(tree: Any) -> list[str]:

@@ -110,7 +110,7 @@ class Trainer:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | Collection[int] = 1,
-        steps_per_execution: int = 1,
+        steps_per_execution: int | Literal["auto"] = 1,
         grace_s: float = 5.0,
         drain_s: float = 30.0,
     ) -> History:
@@ -143,7 +143,9 @@ class Trainer:
             validation_batch_size: Examples in a batch of it; `batch_size` unless given.
             validation_freq: Every how many epochs it validates; or the numbers of the epochs,
                 counted from 1.
-            steps_per_execution: Accepted as in Keras; every step is run, and reported, by itself.
+            steps_per_execution: How many steps are fused into one call of the device. Each keeps
+                its own events; controls act between two executions. `"auto"`: measures whether it
+                pays, and how many to fuse.
             grace_s: Seconds that the thread gets to end after a cancellation.
             drain_s: Seconds that handlers get to finish after the last event.
 

@@ -1,0 +1,150 @@
+"""Steps that are fused into one call of the device: how many, and their batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fitbus.train._context import sent
+from fitbus.train._source import HostBatch
+from fitbus.train._task import Batch
+
+__all__ = ["Executions", "stacked"]
+
+_MOST = 64
+_GOAL_S = 0.002  # of an execution that `"auto"` tries
+_WINDOW_S = 0.05  # that it measures each of the two for
+_UNCOUNTED = 2  # executions at the beginning of a window: they compile
+_GAIN = 0.95  # of the time of single steps, that fused ones may take at the most
+
+
+@final
+class Executions:
+    """How many steps go into an execution: a fixed number, or what turns out to be faster.
+
+    `"auto"` measures single steps, and then as many fused ones as take about two milliseconds, each
+    for a twentieth of a second of training; it fuses them from then on if that saves a twentieth of
+    the time. Where a step takes longer than that, there is little to save, and nothing is tried.
+
+    Args:
+        wanted: A number, or `"auto"`.
+
+    Attributes:
+        steps: How many at present.
+    """
+
+    def __init__(self, wanted: int | Literal["auto"]) -> None:
+        self._auto = self._open = wanted == "auto"  # open: not decided yet
+        self.steps = 1 if wanted == "auto" else wanted
+        self._single_s = 0.0  # a single step, once it was measured
+        self._begun: float | None = None
+        self._left_out = _UNCOUNTED
+        self._seconds = 0.0
+        self._done = 0
+
+    def size(self, *, exact: bool) -> int:
+        """How many steps to fuse next.
+
+        Args:
+            exact: Whether training waits for handlers of each batch: then `"auto"` fuses none, so
+                that what they return acts where it does in every run.
+        """
+        return 1 if exact and self._auto else self.steps
+
+    def pause(self) -> None:
+        """Begins an epoch: what lies between two of them isn't measured."""
+        self._begun = None
+
+    def done(self, steps: int, *, exact: bool) -> None:
+        """Measures an execution, and decides when there is enough.
+
+        Args:
+            steps: How many steps it had.
+            exact: Whether training waits for handlers of each batch; then nothing is tried.
+        """
+        if not self._open or exact:
+            return
+        now = time.perf_counter()
+        begun, self._begun = self._begun, now
+        if self._left_out:
+            self._left_out -= 1
+        elif begun is not None:
+            self._seconds += now - begun
+            self._done += steps
+            if self._seconds >= _WINDOW_S:
+                self._decide(self._seconds / self._done)
+
+    def _decide(self, step_s: float) -> None:
+        if not self._single_s:
+            self._single_s = step_s
+            self.steps = min(_MOST, round(_GOAL_S / step_s))
+            self._open = self.steps > 1
+            self.steps = max(1, self.steps)
+            self._left_out, self._seconds, self._done = _UNCOUNTED, 0.0, 0
+            return
+        self._open = False
+        if step_s > _GAIN * self._single_s:
+            self.steps = 1
+
+
+@final
+class Gathered:
+    """The batches of an execution, of one shape. One that doesn't fit waits for the next one.
+
+    Args:
+        batches: Where they come from.
+    """
+
+    def __init__(self, batches: Iterator[HostBatch]) -> None:
+        self._batches = batches
+        self._next: HostBatch | None = None
+
+    def take(self, most: int) -> list[HostBatch]:
+        """Up to so many; fewer at the end of the epoch, and none after it."""
+        first = self._pull()
+        if first is None:
+            return []
+        taken = [first]
+        while len(taken) < most:
+            item = self._pull()
+            if item is None:
+                break
+            if _shapes(item) != _shapes(first):
+                self._next = item
+                break
+            taken.append(item)
+        return taken
+
+    def _pull(self) -> HostBatch | None:
+        item, self._next = self._next, None
+        return next(self._batches, None) if item is None else item
+
+
+def stacked(batches: Sequence[Batch], size: int) -> Batch:
+    """Batches of one shape as one, with another axis in front: filled up to `size` by the last."""
+    filled = [*batches, *[batches[-1]] * (size - len(batches))]
+
+    def stack(*leaves: Any) -> Any:
+        if all(leaf is leaves[0] for leaf in leaves):  # the weights of whole batches, for one
+            return _repeated(leaves[0], size)
+        if any(isinstance(leaf, jax.Array) for leaf in leaves):
+            return jnp.stack(leaves)
+        return np.stack(leaves)
+
+    found: Batch = sent(jax.tree.map(stack, *filled))
+    return found
+
+
+def _repeated(leaf: Any, size: int) -> Any:
+    if isinstance(leaf, jax.Array):
+        return jnp.broadcast_to(leaf, (size, *leaf.shape))
+    return np.broadcast_to(leaf, (size, *np.shape(leaf)))
+
+
+def _shapes(item: HostBatch) -> Any:
+    return jax.tree.map(lambda leaf: (np.shape(leaf), leaf.dtype), item.batch)
