@@ -24,7 +24,7 @@ RARE_SHARE = 0.5
 # seconds, when a long compilation is over, a minute has to pass as well.
 AGAIN = 2.0
 AGAIN_S = 60.0
-LOOK_S = 1.0
+LOOK_S = 0.2
 
 _logger = logging.getLogger("fitbus")
 
