@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -140,10 +141,12 @@ async def test_who_is_waited_for_is_known_meanwhile(wait: bool) -> None:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, train)
-            meanwhile = await waited_for(bus)
-            gate.open()
-        after = await bus.aclose()
-    assert after.subscribers[0].held_s > meanwhile.held_s > 0
+            try:
+                seen = [await waited_for(bus)]
+            finally:
+                gate.open()
+        seen += (await bus.aclose()).subscribers
+    assert 0 < seen[0].held_s < seen[1].held_s
 
 
 async def test_waiting_for_a_turn_is_counted() -> None:
@@ -157,10 +160,11 @@ async def test_waiting_for_a_turn_is_counted() -> None:
     async with Bus() as bus:
         bus.add(handle)
         one, two = bus.publisher(run="one"), bus.publisher(run="two")
+        trainings = [functools.partial(publisher.barrier, Tick()) for publisher in (one, two)]
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, one.barrier, Tick())
+            tasks.start_soon(anyio.to_thread.run_sync, trainings[0])
             await gate.wait_arrived()
-            tasks.start_soon(anyio.to_thread.run_sync, two.barrier, Tick())
+            tasks.start_soon(anyio.to_thread.run_sync, trainings[1])
             with anyio.fail_after(20):
                 while bus.statistics().published < 2:
                     await anyio.lowlevel.checkpoint()
