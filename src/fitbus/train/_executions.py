@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, final
 
 import jax
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitbus.train._context import sent
+from fitbus.train._feed import Feed
 from fitbus.train._source import HostBatch
 from fitbus.train._task import Batch
 
-__all__ = ["Executions", "stacked"]
+__all__ = ["Executions", "Gathered", "stacked"]
 
 _MOST = 64
 _GOAL_S = 0.002  # of an execution that `"auto"` tries
@@ -94,31 +95,52 @@ class Executions:
 
 @final
 class Gathered:
-    """The batches of an execution, of one shape. One that doesn't fit waits for the next one.
+    """The batches of an epoch, an execution at a time.
+
+    Those of an execution have one shape: one that doesn't fit waits for the next execution. What
+    the data raise waits, too, until the batches before it have been trained on.
 
     Args:
-        batches: Where they come from.
+        feed: Where they come from.
+
+    Attributes:
+        place: How far in the data those that were taken reach (`Feed.place`).
     """
 
-    def __init__(self, batches: Iterator[HostBatch]) -> None:
-        self._batches = batches
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._batches = feed.epoch()
         self._next: HostBatch | None = None
+        self._error: Exception | None = None
+        self.place = feed.place
 
     def take(self, most: int) -> list[HostBatch]:
         """Up to so many; fewer at the end of the epoch, and none after it."""
-        first = self._pull()
-        if first is None:
-            return []
-        taken = [first]
+        if self._error is not None:
+            raise self._error
+        taken: list[HostBatch] = []
         while len(taken) < most:
-            item = self._pull()
+            try:
+                item = self._pull()
+            except Exception as error:  # of whatever kind: it is raised later
+                if not taken:
+                    raise
+                self._error = error
+                break
             if item is None:
                 break
-            if _shapes(item) != _shapes(first):
+            if taken and _shapes(item) != _shapes(taken[0]):
                 self._next = item
                 break
             taken.append(item)
+            self.place = self._feed.place
         return taken
+
+    def leave(self) -> None:
+        """Ends the epoch, maybe early: a batch that waits goes back to where it came from."""
+        item, self._next = self._next, None
+        if item is not None:
+            self._feed.give_back(item)
 
     def _pull(self) -> HostBatch | None:
         item, self._next = self._next, None

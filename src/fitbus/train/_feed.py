@@ -217,6 +217,12 @@ class Feed:
             self._any = True
             yield batch
 
+    def give_back(self, batch: HostBatch) -> None:
+        """Takes back the batch that was handed out last, of an epoch that ended before it."""
+        if not (self._anew or (self._limit is None and self._source.restarts)):
+            self._peeked = batch
+            self._taken -= 1
+
     def has_more(self) -> bool:
         """Whether another epoch can begin; warns if data ran out. False if it was called off."""
         try:

@@ -54,7 +54,7 @@ def train_epoch(
     engine.read = pipeline.logs
     engine.running = zeros(layout, engine.state, engine.running if engine.batch else None)
     executions.pause()
-    batches = Gathered(feed.epoch())
+    batches = Gathered(feed)
     step: Any = None
     made_for = 0
     fetch_s = 0.0
@@ -68,7 +68,7 @@ def train_epoch(
         for item in items:
             engine.examples += item.rows
         engine.batch += len(items)
-        engine.place = feed.place
+        engine.place = batches.place
         return vector
 
     while True:
@@ -96,6 +96,7 @@ def train_epoch(
         else:
             pipeline.push(index, done + 1, compute(items), len(items))
         executions.done(len(items), exact=exact)
+    batches.leave()
     logs = pipeline.logs()
     engine.pipeline = None
     return logs
