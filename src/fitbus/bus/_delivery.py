@@ -85,12 +85,13 @@ class Delivery:
             self.tail.skip(first, self.seq - 2, skipped, (stride - 1) * len(made))
         self.tail.extend(made)
         self._bus.published += len(made)
-        routes = {kind: self.routes.of(kind) for kind in set(map(type, made))}
-        for subscription in dict.fromkeys(s for r in routes.values() for s in r.mailboxes):
-            if len(routes) == 1:
-                own = made
-            else:
-                own = [e for e in made if subscription in routes[type(e)].mailboxes]
+        kinds = dict.fromkeys(map(type, made))
+        takes: dict[Subscription[Any], list[type[Event]]] = {}
+        for kind in kinds:
+            for subscription in self.routes.of(kind).mailboxes:
+                takes.setdefault(subscription, []).append(kind)
+        for subscription, wanted in takes.items():
+            own = made if len(wanted) == len(kinds) else [e for e in made if type(e) in wanted]
             if not subscription.filter.active:
                 subscription.offer_all(own)
                 continue
@@ -99,6 +100,8 @@ class Delivery:
                     subscription.offer(event)
                 except BaseException as error:  # noqa: BLE001  # a predicate's, likewise
                     errors.append((subscription, event, error))
+                    if subscription.ends_at(error):
+                        break
         return now
 
     def skip(self, kinds: tuple[type[Event], ...], times: int) -> None:

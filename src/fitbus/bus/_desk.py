@@ -166,7 +166,7 @@ class Desk:
         self._refuse(list(self._taken.values()), why)
 
     def _take(self) -> deque[tuple[Receipt, Receipt | None]]:
-        taken = deque(self._inbox.take())
+        taken = deque(self._inbox.take(returned=not self.put_off))
         self._taken |= {receipt.id: receipt for receipt, _ in taken}
         return taken
 

@@ -80,7 +80,7 @@ def failed(
     # the run's end.
     with publisher.lock:
         publisher.failures.add(event.seq, subscription.order, error, note, fatal=policy == "raise")
-        if policy != "log" or not isinstance(error, Exception):
+        if subscription.ends_at(error):
             subscription.cancel()
         if not isinstance(event, HandlerFailed):  # or one that fails at these would go on for ever
             publisher.publish(

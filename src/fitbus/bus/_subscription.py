@@ -168,6 +168,10 @@ class Subscription(Intake, Generic[E_co]):
             return False
         return kind in self._hooks if self._hooks else issubclass(kind, self.kinds)
 
+    def ends_at(self, error: BaseException) -> bool:
+        """Whether it gets no further event after what its handler or predicate raised."""
+        return self.is_stream or self.options.on_error != "log" or not isinstance(error, Exception)
+
     def close(self) -> None:
         """Takes no more events; what it has is still handed out."""
         with self._lock:

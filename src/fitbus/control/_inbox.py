@@ -59,12 +59,19 @@ class Inbox:
             receipt.settle(Rejected(closed))
         return receipt
 
-    def take(self) -> list[tuple[Receipt, Receipt | None]]:
-        """Empties it: each receipt, with the later one that supersedes it or None."""
+    def take(self, *, returned: bool = True) -> list[tuple[Receipt, Receipt | None]]:
+        """Empties it: each receipt, with the later one that supersedes it or None.
+
+        Args:
+            returned: Whether those are taken, too, that handlers returned.
+        """
         if not self._open:
             return []
         with self._lock:
             taken, self._open = self._open, []
+            if not returned:
+                self._open = [receipt for receipt in taken if receipt.returned]
+                taken = [receipt for receipt in taken if not receipt.returned]
         last = {receipt.key: receipt for receipt in taken}
         return [
             (receipt, None if receipt.key is None or winner is receipt else winner)
