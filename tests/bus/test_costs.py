@@ -125,7 +125,7 @@ async def waited_for(bus: Bus) -> SubscriberReport:
 @pytest.mark.parametrize("wait", [True, False], ids=["handler", "room"])
 async def test_who_is_waited_for_is_known_meanwhile(wait: bool) -> None:
     """Not only when the wait is over, which may be never."""
-    gate = Gate()
+    gate, seen = Gate(), list[SubscriberReport]()
 
     async def stuck(event: Tick) -> None:
         await gate.pass_async()
@@ -142,7 +142,7 @@ async def test_who_is_waited_for_is_known_meanwhile(wait: bool) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, train)
             try:
-                seen = [await waited_for(bus)]
+                seen.append(await waited_for(bus))
             finally:
                 gate.open()
         seen += (await bus.aclose()).subscribers

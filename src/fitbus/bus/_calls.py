@@ -24,8 +24,9 @@ class Call(Marker):
     """A call of a waiting handler on the event loop, for which a thread stands still.
 
     Attributes:
+        made: When it was made (`time.perf_counter`): from then on training waits.
         done: Whether it returned, failed or was given up, and
-        ended: when (`time.perf_counter`).
+        ended: when.
         result: What the handler returned.
         error: What it raised.
     """
@@ -37,6 +38,7 @@ class Call(Marker):
         self.hook = hook
         self.logs = logs
         self.waited_for = True
+        self.made = time.perf_counter()
         self.done = False
         self.ended: float | None = None
         self.result: Any = None
