@@ -43,15 +43,32 @@ class Delivery:
         self.routes = Routes(bus, run)
         self.tail = Tail(bus.tail_size)
 
-    def one(self, event: Event, route: Route, step: int, epoch: int, errors: Errors) -> Event:
-        """Delivers an event; returns it as it was stamped."""
+    def one(
+        self,
+        event: Event,
+        route: Route,
+        step: int,
+        epoch: int,
+        errors: Errors,
+        together: bool = False,
+    ) -> Event:
+        """Delivers an event; returns it as it was stamped.
+
+        Args:
+            event: The event.
+            route: Who gets it.
+            step: Its `step`.
+            epoch: Its `epoch`.
+            errors: What predicates raise.
+            together: Whether it is one of several between which the loop can't be held.
+        """
         event = stamped(event, self._run, self.seq, time.time(), step, epoch)
         self.seq += 1
         self._bus.published += 1
         self.tail.append(event)
         for subscription in route.mailboxes:
             try:
-                subscription.offer(event)
+                subscription.offer(event, together)
             except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
                 errors.append((subscription, event, error))
         return event
@@ -97,7 +114,7 @@ class Delivery:
                 continue
             for event in own:
                 try:
-                    subscription.offer(event)
+                    subscription.offer(event, True)
                 except BaseException as error:  # noqa: BLE001  # a predicate's, likewise
                     errors.append((subscription, event, error))
                     if subscription.ends_at(error):

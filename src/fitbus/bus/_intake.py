@@ -81,13 +81,19 @@ class Intake:
         """Whether training has to be held until there is room."""
         return self._blocks and not self.closing and self.mailbox.full
 
-    def offer(self, event: Event) -> None:
-        """Takes an event in, unless a filter holds it back. The lock is held."""
+    def offer(self, event: Event, together: bool = False) -> None:
+        """Takes an event in, unless a filter holds it back. The lock is held.
+
+        Args:
+            event: The event.
+            together: Whether it is one of several between which a loop can't be held.
+        """
         if self.filter.active and not self.filter.passes(event):
             return
         if self.closing:  # a predicate has ended it, its own or one before
             return
-        if self.mailbox.put(event) and self._blocks:
+        full = self.mailbox.put_all((event,)) if together else self.mailbox.put(event)
+        if full and self._blocks:
             self._bus.crowded = True
         if not self._armed:
             self._arm()

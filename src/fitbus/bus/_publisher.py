@@ -202,7 +202,8 @@ class Publisher:
             route = self._routes.of_event(event)
             self.standstill.check_thread(event, route)
             at = self.step if step is None else step
-            event = self._delivery.one(event, route, at, self.epoch, errors)
+            together = step is not None
+            event = self._delivery.one(event, route, at, self.epoch, errors, together)
             calls = self.standstill.calls_on_loop(event, route.on_loop, errors)
         self._fail_all(errors)
         self.flush()

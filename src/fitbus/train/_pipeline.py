@@ -211,7 +211,8 @@ class Pipeline:
                     self._tell_begin(batch + place, step + updates * place)
                 publisher.desk.put_off = place < steps - 1
                 end = self._end_of(batch + place, values)
-                publisher.barrier(end, step=step + updates * (place + 1))
+                at = step + updates * (place + 1) if steps > 1 else None
+                publisher.barrier(end, step=at)
         finally:
             publisher.desk.put_off = False
 
