@@ -12,9 +12,11 @@ import anyio
 from _harness import Row, parser, run_on, show
 
 import fitbus
-from fitbus import BatchEnd, Bus
+from fitbus import BatchBegin, BatchEnd, Bus
+from fitbus._loops import LoopHandle
 
 LOGS = {"accuracy": 0.5, "loss": 0.5}
+TOGETHER = 20
 
 
 def event(batch: int) -> BatchEnd:
@@ -50,17 +52,49 @@ async def publish(count: int, *, subscribed: bool) -> float:
         return per_item(count, burst)
 
 
-async def skip(count: int) -> float:
-    """What training does for a batch to which nobody is subscribed."""
-    publisher = Bus().publisher()
-    kinds = (BatchEnd,)
+async def publish_all(count: int) -> float:
+    """The same burst, `TOGETHER` events at a time, as training publishes those of fast steps."""
+    bus = Bus()
+    publisher = bus.publisher(flush_s=1.0)
+    events = [event(i) for i in range(count)]
 
     def burst() -> None:
-        for _ in range(count):
-            if not publisher.wanted(BatchEnd):
-                publisher.skip(kinds)
+        for start in range(0, count, TOGETHER):
+            few = events[start : start + TOGETHER]
+            publisher.publish_all(few, range(start, start + len(few)))
+
+    async with bus.subscribe(BatchEnd, buffer_size=count):
+        return per_item(count, burst)
+
+
+async def skip(count: int) -> float:
+    """What training does for fast steps to whose events nobody is subscribed."""
+    publisher = Bus().publisher()
+    kinds = (BatchBegin, BatchEnd)
+
+    def burst() -> None:
+        for _ in range(0, count, 2 * TOGETHER):
+            if not (publisher.wanted(BatchEnd) or publisher.wanted(BatchBegin)):
+                publisher.skip(kinds, TOGETHER)
 
     return per_item(count, burst)
+
+
+async def tell(count: int) -> float:
+    """For comparison: a thread tells an idle loop something, without a bus."""
+    loop, called = LoopHandle(), threading.Event()
+
+    def work() -> float:
+        spent = 0.0
+        for _ in range(count):
+            called.clear()
+            started = time.perf_counter()
+            loop.call_soon(called.set)
+            spent += time.perf_counter() - started
+            called.wait()
+        return spent / count * 1e6
+
+    return await in_thread(work)
 
 
 async def make(count: int) -> float:
@@ -147,10 +181,12 @@ def main() -> None:
     cases: dict[str, tuple[Callable[[], Any], float | None]] = {
         "deque.append, for comparison": (lambda: append(many), None),
         "make an event": (lambda: make(many), None),
-        "publish, a burst to one subscriber": (lambda: publish(many, subscribed=True), 0.3),
-        "publish, nobody subscribed": (lambda: publish(many, subscribed=False), None),
-        "skip, nobody subscribed": (lambda: skip(many), 0.1),
+        "publish, a burst to one subscriber": (lambda: publish_all(many), 0.3),
+        "publish, one by one": (lambda: publish(many, subscribed=True), None),
+        "publish, one by one, nobody subscribed": (lambda: publish(many, subscribed=False), None),
+        "nobody subscribed": (lambda: skip(many), 0.1),
         "publish, waking an idle loop": (lambda: wake(few), 6.0),
+        "waking an idle loop without a bus, for comparison": (lambda: tell(few), None),
         "deliver, by event and subscriber": (lambda: deliver(many // 10), 0.5),
         "wait for an async handler and back": (lambda: barrier(few), 150.0),
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from fitbus.bus._envelope import stamped
@@ -76,6 +77,7 @@ class Delivery:
     def many(
         self,
         events: Sequence[Event],
+        routes: Mapping[type[Event], Route],
         steps: Sequence[int],
         epoch: int,
         skipped: tuple[type[Event], ...],
@@ -85,6 +87,7 @@ class Delivery:
 
         Args:
             events: The events.
+            routes: Who gets them, by type.
             steps: The `step` of each.
             epoch: The `epoch` of all.
             skipped: Types to which nobody is subscribed; an event of each comes before each event.
@@ -94,21 +97,17 @@ class Delivery:
         stride = len(skipped) + 1
         self.seq = first + stride * len(events)
         places = range(first + stride - 1, self.seq, stride)
-        made = [
-            stamped(event, run, seq, now, step, epoch)
-            for event, seq, step in zip(events, places, steps, strict=True)
-        ]
+        made = list(map(stamped, events, repeat(run), places, repeat(now), steps, repeat(epoch)))
         if skipped:
             self.tail.skip(first, self.seq - 2, skipped, (stride - 1) * len(made))
         self.tail.extend(made)
         self._bus.published += len(made)
-        kinds = dict.fromkeys(map(type, made))
         takes: dict[Subscription[Any], list[type[Event]]] = {}
-        for kind in kinds:
-            for subscription in self.routes.of(kind).mailboxes:
+        for kind, route in routes.items():
+            for subscription in route.mailboxes:
                 takes.setdefault(subscription, []).append(kind)
         for subscription, wanted in takes.items():
-            own = made if len(wanted) == len(kinds) else [e for e in made if type(e) in wanted]
+            own = made if len(wanted) == len(routes) else [e for e in made if type(e) in wanted]
             if not subscription.filter.active:
                 subscription.offer_all(own)
                 continue

@@ -143,8 +143,10 @@ class Publisher:
         errors: Errors = []
         now: float | None = None
         with self.lock:
-            if not (self.closed or self.desk.left or self._routes.waiting(events)):
-                now = self._delivery.many(events, steps, self.epoch, skipped, errors)
+            routes = self._routes.of_events(events)
+            waited_for = any(route.waiting for route in routes.values())
+            if not (waited_for or self.closed or self.desk.left):
+                now = self._delivery.many(events, routes, steps, self.epoch, skipped, errors)
                 self.step = steps[-1]
         if now is not None:
             self._delivered(errors, now)

@@ -53,9 +53,9 @@ class Routes:
             route = self._find(type(event))
         return route
 
-    def waiting(self, events: Iterable[Event]) -> bool:
-        """Whether training has to wait for a handler of any of these. Any thread."""
-        return any(self.of(kind).waiting for kind in set(map(type, events)))
+    def of_events(self, events: Iterable[Event]) -> dict[type[Event], Route]:
+        """The subscribers to each type of some events. Any thread."""
+        return {kind: self.of(kind) for kind in set(map(type, events))}
 
     def forget(self) -> None:
         """Finds them out anew from here on. The lock is held."""

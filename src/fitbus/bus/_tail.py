@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 from fitbus.events import Event, Lagged, PredictBatchEnd
@@ -42,7 +42,7 @@ class Tail:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._events: deque[Event] = deque()
+        self._events: deque[Event] = deque(maxlen=size)
         self._gaps: deque[_Gap] = deque()
         self._start = 0  # each place from here on is an event's, or in a gap
 
@@ -51,16 +51,19 @@ class Tail:
         if type(event) is PredictBatchEnd:  # its outputs would hold the memory of whole batches
             self.skip(event.seq, event.seq, _PREDICTED, 1)
             return
-        self._events.append(event)
-        if len(self._events) > self._size:
-            self._start = self._events.popleft().seq + 1
+        kept = self._events
+        if len(kept) == self._size:
+            self._start = kept[0].seq + 1
+        kept.append(event)
 
-    def extend(self, events: Iterable[Event]) -> None:
+    def extend(self, events: Sequence[Event]) -> None:
         """Keeps several, none of a prediction."""
         kept = self._events
+        gone = len(kept) + len(events) - self._size
+        if gone > 0:
+            last = kept[gone - 1] if gone <= len(kept) else events[gone - len(kept) - 1]
+            self._start = last.seq + 1
         kept.extend(events)
-        while len(kept) > self._size:
-            self._start = kept.popleft().seq + 1
 
     def skip(self, first: int, last: int, kinds: tuple[type[Event], ...], count: int) -> None:
         """Notes places, from one `seq` to another, of events that are not kept.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Standing", "controls_of", "standing", "stands_in", "stood_for", "work"]
 
-_YIELD_AFTER = 64  # events in a row, after which a busy worker lets other tasks run
+_YIELD_AFTER = 128  # events in a row, after which a busy worker lets other tasks run
 
 
 @final
