@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 import fitbus
@@ -69,10 +70,12 @@ async def test_a_subscriber_of_the_whole_bus_is_counted_by_run(trainer: fitbus.T
 
     subscription = trainer.bus.add(everywhere, BatchEnd, name="everywhere")
     held: dict[str, float] = {}
+    live: list[int] = []
     try:
         for id in waits:
             run = trainer.run(X, Y, batch_size=32, epochs=2, run_id=id)
             assert [s.delivered for s in run.statistics().subscriptions] == [4 * len(held)]
+            run.add(lambda event: live.append(delivered(run)), EpochEnd)  # noqa: B023  # in its run
             if id == "third":
                 run.add(lambda event: subscription.cancel(), TrainEnd)
             async with run:
@@ -84,10 +87,16 @@ async def test_a_subscriber_of_the_whole_bus_is_counted_by_run(trainer: fitbus.T
             held[id] = entry.held_s
     finally:
         subscription.cancel()
+    assert live == 3 * [2, 4]
     assert held["first"] >= 4 * 0.02
     assert held["third"] < held["first"] / 2
     assert subscription.statistics().delivered == 12
     assert subscription.statistics().held_s == pytest.approx(sum(held.values()))
+
+
+def delivered(run: fitbus.Run[Any]) -> int:
+    """Of the subscriber that came first."""
+    return run.statistics().subscriptions[0].delivered
 
 
 class Mixed(Callback):
@@ -126,13 +135,15 @@ async def test_who_holds_training_up_is_named_once(
         spin(0.1)
 
     async def aslow(event: BatchEnd) -> None:
-        spin(0.1)
+        await anyio.sleep(0.1)
 
     def fast(event: BatchEnd) -> None: ...
 
+    async def afast(event: BatchEnd) -> None: ...
+
     run = trainer.run(X, Y, batch_size=32, epochs=8)
     run.add(slow if colour == "def" else aslow, wait=True, name="slow")
-    run.add(fast, name="fast")
+    run.add(fast if colour == "def" else afast, wait=True, name="fast")
     run.add(lambda event: spin(0.05), EpochEnd, wait=False, name="beside")
     async with run:
         await run.wait()

@@ -55,7 +55,8 @@ class SubscriptionStatistics(_Shares):
         seconds: Time inside the handler, from call to return.
         held_s: Time that training waited for it: from an event until its handler was through, and
             while its `block` mailbox was full. Of handlers that are waited for together each counts
-            until it was through itself, so these times overlap.
+            until it was through itself, so these times overlap, and one that blocks the event loop
+            makes the others late.
         run_s: Wall-clock seconds of the run until then, of which `held_share` and `handler_share`
             are told; of several runs, their sum. 0 for a run's own subscriber when that has ended:
             ask `run.report`. Readings are compared without it.
