@@ -70,10 +70,6 @@ class LiveRuns:
         with self._lock:
             return [p for p in self._publishers.values() if run in (None, p.run)]
 
-    def has(self, publisher: Publisher) -> bool:
-        """Whether a publisher's run hasn't been forgotten."""
-        return self._publishers.get(publisher.run) is publisher
-
     def get(self, run: str) -> Publisher | None:
         """The publisher of a run; None if it isn't live."""
         return self._publishers.get(run)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self, final
 
-from fitbus.bus._deferred import Deferred
-from fitbus.bus._delivery import Delivery, Errors
+from fitbus.bus._delivery import Errors
 from fitbus.bus._desk import ApplyControl, Desk
 from fitbus.bus._failures import Failures
 from fitbus.bus._in_thread import ThreadCalls
 from fitbus.bus._ledger import Ledger
 from fitbus.bus._policy import failed
+from fitbus.bus._sender import Sender
 from fitbus.bus._standing import Standstill
 from fitbus.control import Control, Inbox, Receipt
 from fitbus.errors import RunCancelledError
-from fitbus.events import Event, HandlerFailed
+from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
@@ -31,7 +30,7 @@ _NONE: Iterator[Control] = iter(())  # exhausted: it may be handed out again and
 
 
 @final
-class Publisher:
+class Publisher(Sender):
     """The end of the bus that a training loop holds, one for each run.
 
     `publish` may be called in any thread; `boundary` and `barrier` in the training thread only.
@@ -73,26 +72,15 @@ class Publisher:
         flush_s: float = 0.0,
         inbox: Inbox | None = None,
     ) -> None:
-        self.run = bus.runs.new_id("run") if run is None else run
-        self.step = self.epoch = 0
+        super().__init__(bus, bus.runs.new_id("run") if run is None else run, flush_s)
         self.inbox = Inbox() if inbox is None else inbox
         self.inbox.on_post = self.ring
         self.inbox.may_wait = lambda: not self.served_here()
         self.on_standstill: Callable[[], object] = lambda: None
-        self._delivery = Delivery(bus, self.run)
-        self.tail = self._delivery.tail
         self.failures = Failures()
         self.retired: list[Retired] = []
         self.ledger = Ledger(bus, self.run)
-        self.closed = False
-        self.bus = bus
-        self.lock: Any = bus.lock
-        self._wakeup = bus.wakeup
         self.desk = Desk(self, self.inbox, apply)
-        self._flush_s = flush_s
-        self._flushed = 0.0
-        self._routes = self._delivery.routes
-        self._deferred = Deferred()
         self.standstill = Standstill(self, bus)
         self.thread_calls = ThreadCalls(self, self.standstill)
         bus.runs.attach(self)
@@ -104,79 +92,6 @@ class Publisher:
     def __exit__(self, *_: object) -> None:
         """Closes it."""
         self.close()
-
-    def publish(self, event: Event) -> None:
-        """Stamps an event and puts it into the mailboxes. Any thread; never blocks.
-
-        Waiting handlers aren't waited for: those on the loop are called there, `def` ones in the
-        training thread at its next boundary. Costs well under a microsecond and a mailbox each.
-        Never raises for the state of loop or bus: after `close` the event is lost, unless it tells
-        of a handler that failed while the run was drained.
-        """
-        if self.desk.left:
-            self.desk.decide()
-        errors: Errors = []
-        with self.lock:
-            if self.closed and not (type(event) is HandlerFailed and self.bus.runs.has(self)):
-                return
-            route = self._routes.of_event(event)
-            event = self._delivery.one(event, route, self.step, self.epoch, errors)
-            if route.on_loop:
-                self.standstill.calls_on_loop(event, route.on_loop, errors, waited_for=False)
-            if route.in_thread:
-                self._deferred.add(event, route.in_thread)
-        self._delivered(errors, event.time)
-
-    def publish_all(
-        self, events: Sequence[Event], steps: Sequence[int], skipped: tuple[type[Event], ...] = ()
-    ) -> None:
-        """The same for several events of a loop, a good deal cheaper: all are stamped at one time.
-
-        A `block` mailbox takes them all, since a loop can't be held between them: call `boundary`
-        before the next ones.
-
-        Args:
-            events: The events; at least one.
-            steps: The `step` of each.
-            skipped: Types to which nobody is subscribed, and of which each event has one before it.
-        """
-        errors: Errors = []
-        now: float | None = None
-        with self.lock:
-            routes = self._routes.of_events(events)
-            waited_for = any(route.waiting for route in routes.values())
-            if not (waited_for or self.closed or self.desk.left):
-                now = self._delivery.many(events, routes, steps, self.epoch, skipped, errors)
-                self.step = steps[-1]
-        if now is not None:
-            self._delivered(errors, now)
-            return
-        for event, step in zip(events, steps, strict=True):
-            if skipped:
-                self.skip(skipped)
-            self.step = step
-            self.publish(event)
-
-    def skip(self, kinds: tuple[type[Event], ...], times: int = 1) -> None:
-        """Takes the places of events that nobody is subscribed to, so many times these types.
-
-        A loop asks `wanted` first; so `seq` doesn't depend on who listens.
-        """
-        with self.lock:
-            self._delivery.skip(kinds, times)
-
-    def wanted(self, kind: type[Event]) -> bool:
-        """Whether anybody is subscribed to a type, or to a base of it."""
-        return self._routes.of(kind).wanted
-
-    def waits(self, kind: type[Event]) -> bool:
-        """Whether training has to wait for a handler of a type."""
-        return self._routes.of(kind).waiting
-
-    @property
-    def changes(self) -> int:
-        """How often subscribers changed: `wanted` and `waits` say the same as long as this does."""
-        return self._routes.changes
 
     def barrier(self, event: Event, *, step: int | None = None) -> dict[str, float]:
         """Publishes, and returns when all waiting handlers of the event have finished.
@@ -201,24 +116,19 @@ class Publisher:
         with self.lock:
             if self.closed:
                 return logs
-            route = self._routes.of_event(event)
+            route = self.delivery.routes.of_event(event)
             self.standstill.check_thread(event, route)
             at = self.step if step is None else step
             together = step is not None
-            event = self._delivery.one(event, route, at, self.epoch, errors, together)
+            event = self.delivery.one(event, route, at, self.epoch, errors, together)
             calls = self.standstill.calls_on_loop(event, route.on_loop, errors)
-        self._fail_all(errors)
+        self.fail_all(errors)
         self.flush()
         self.run_deferred(before=event.seq)
         if calls:
             self.standstill.await_calls(event, calls)
         self.thread_calls.call_all(event, route.in_thread, logs)
         return logs
-
-    def flush(self, now: float | None = None) -> None:
-        """Tells the event loop what is there, if that was put off."""
-        self._flushed = time.time() if now is None else now
-        self._wakeup.flush()
 
     def post(self, control: Control, source: str = "") -> Receipt:
         """Sends a control. Any thread; never blocks. Raises `InvalidArgumentError` as `Inbox.post`.
@@ -232,7 +142,7 @@ class Publisher:
     def served_here(self) -> bool:
         """Whether the caller is the training thread; that applies what it can."""
         is_here = self.thread_calls.may_act()
-        if is_here and not self._deferred.calling:
+        if is_here and not self.deferred.calling:
             self.desk.serve()
         return is_here
 
@@ -295,14 +205,14 @@ class Publisher:
         """The same from another thread, when the training thread is stuck: nothing is called."""
         self.desk.close(_TOO_LATE)
         with self.lock:
-            self._deferred.clear()
+            self.deferred.clear()
             self.closed = True
             self.ledger.end()
         self.flush()
 
     def reroute(self) -> None:
         """Forgets who gets what. The lock is held."""
-        self._routes.forget()
+        self.delivery.routes.forget()
 
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""
@@ -315,7 +225,7 @@ class Publisher:
             or self.bus.crowded
             or self.standstill.cancelled
             or self.failures.any
-            or self._deferred
+            or self.deferred
             or self.desk.left
         )
 
@@ -324,19 +234,8 @@ class Publisher:
         if self.standstill.cancelled:
             raise RunCancelledError(f"run {self.run!r} was cancelled")
 
-    def _delivered(self, errors: Errors, now: float) -> None:
-        """Deals with what predicates raised, and tells the loop if that is due."""
-        if errors:
-            self._fail_all(errors)
-        if not 0.0 <= now - self._flushed < self._flush_s:
-            self.flush(now)
-
-    def _fail_all(self, errors: Errors) -> None:
-        for subscription, event, error in errors:
-            self.fail(subscription, event, error)
-
     def run_deferred(self, before: float = math.inf) -> None:
         """Calls `def` handlers for what others published (`before` a `seq`). Training thread."""
         self.desk.decide()
-        if self._deferred:  # what these publish is for the next time, or they might never end
-            self._deferred.call(self.thread_calls, min(before, self._delivery.seq))
+        if self.deferred:  # what these publish is for the next time, or they might never end
+            self.deferred.call(self.thread_calls, min(before, self.delivery.seq))

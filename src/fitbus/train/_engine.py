@@ -22,9 +22,9 @@ from fitbus.errors import ControlRejectedError, InvalidArgumentError
 from fitbus.events import EndReason, RunPaused, RunResumed
 from fitbus.train._applying import apply_to_state
 from fitbus.train._feed import Feed
+from fitbus.train._flight import Flight
 from fitbus.train._form import Form
 from fitbus.train._history import History
-from fitbus.train._pipeline import Flight
 from fitbus.train._preparation import Position, Preparation
 from fitbus.train._request import Requests
 from fitbus.train._state import TrainState, alike, from_host, is_lost, on_host, placed
@@ -59,7 +59,7 @@ class Engine:
         publisher: The run's end of the bus.
         updates: Completed optimizer updates that were dispatched.
         examples: Examples that these took in, and
-        input_s: seconds that the thread waited for their batches; of a training.
+        input_s: seconds that the thread waited for their batches.
         stops: The stops that were asked for, the first one first.
         stop_epoch: Whether the current epoch was asked to end.
         in_epoch: Whether the batches of an epoch are gone through.
@@ -69,8 +69,8 @@ class Engine:
         batch: how many of its batches are done,
         running: with the running values of its metrics, on the device, and
         read: how to read the logs that they stand for.
-        order: What the order of shuffled data is made from, and
-        facts: What is plain to see of the data, and
+        order: What the order of shuffled data is made from,
+        facts: what is plain to see of the data, and
         place: how far in them the batches that are done reach (`Feed.place`).
         validation: The feed of the validation data; None without any.
         start: Where training was asked to begin; read after `TrainBegin`.
@@ -104,8 +104,7 @@ class Engine:
         self.input_s = 0.0
         self.stops: list[Stop] = []
         self.stop_epoch = False
-        self.in_epoch = False
-        self.ending = False
+        self.in_epoch = self.ending = False
         self.end_reason: EndReason | None = None
         self.epoch = self.batch = 0
         self.running: Any = None

@@ -10,7 +10,7 @@ from fitbus._costs import table
 from fitbus.bus import Bus, SubscriptionStatistics
 from fitbus.train._engine import Engine
 from fitbus.train._feed import Feed
-from fitbus.train._pipeline import Flight
+from fitbus.train._flight import Flight
 
 __all__ = ["Job", "RunStatistics"]
 

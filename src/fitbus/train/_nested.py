@@ -11,7 +11,7 @@ from fitbus.train._attaching import attach_all
 from fitbus.train._engine import Engine
 from fitbus.train._evaluate import EvaluateJob, evaluate_quietly
 from fitbus.train._feed import Feed
-from fitbus.train._pipeline import Flight
+from fitbus.train._flight import Flight
 from fitbus.train._plain import plain_feed
 from fitbus.train._predict import PredictJob, predict_quietly
 from fitbus.train._state import TrainState

@@ -2,87 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 from msgspec.structs import force_setattr
 
 from fitbus.bus import Publisher
 from fitbus.events import BatchBegin, BatchEnd, Event, TestBatchBegin, TestBatchEnd
 from fitbus.train._context import begin_fetch, fetched
+from fitbus.train._flight import Flight
 from fitbus.train._metrics import MetricsLayout
 
-__all__ = ["Flight", "Pipeline"]
+__all__ = ["Pipeline"]
 
-_LEAST, _MOST = 2, 64
-_MEASURE_S = 0.01
 _SLOW_SOURCE = 4.0  # times as long as a step
 _SLOW_S = 0.1
-_FAST_S = 0.0005
-_SPIN_S = 0.0003
-
-
-@final
-class Flight:
-    """How many steps may be in flight: as many as take `flush_s`, or a fixed number."""
-
-    def __init__(self, max_in_flight: int | Literal["auto"], flush_s: float) -> None:
-        self._auto = max_in_flight == "auto"
-        self.flush_s = flush_s
-        self.limit = _LEAST if max_in_flight == "auto" else max_in_flight
-        self.step_s = 0.0
-        self._since = self._told_at = 0.0
-        self._done = 0
-
-    def begin(self) -> None:
-        """Starts measuring; what lies between epochs doesn't count."""
-        self._since = self._told_at = time.perf_counter()
-        self._done = 0
-
-    def landed(self, steps: int = 1) -> None:
-        """Counts steps that are done."""
-        self._done += steps
-        if (elapsed := time.perf_counter() - self._since) >= _MEASURE_S:
-            self.step_s = elapsed / self._done
-            if self._auto:
-                self.limit = max(_LEAST, min(_MOST, round(self.flush_s / self.step_s)))
-            self._since, self._done = time.perf_counter(), 0
-
-    def executions(self, steps: int) -> int:
-        """How many executions of so many steps may be in flight; at least two of fused ones."""
-        return self.limit if steps == 1 else max(_LEAST, self.limit // steps)
-
-    def told(self) -> None:
-        """Notes that what had landed was published."""
-        self._told_at = time.perf_counter()
-
-    def is_due(self, steps: int) -> bool:
-        """Whether steps that have landed are to be published: every `flush_s`.
-
-        At once if a fixed number may be in flight: who asks for that counts those not published.
-        """
-        late = time.perf_counter() - self._told_at >= self.flush_s
-        return late or (steps > 0 and not self._auto)
-
-    def wait_for(self, vector: Any) -> None:
-        """Waits for a step while there is nothing else to do.
-
-        To be woken takes a thread a good part of a fast step: for that time it looks by itself.
-        """
-        if 0 < self.step_s < _FAST_S:
-            end = time.perf_counter() + _SPIN_S
-            while not vector.is_ready() and time.perf_counter() < end:
-                pass
-        vector.block_until_ready()
-
-    def stride(self, out: int) -> int:
-        """For how many of the steps that are out to wait at once.
-
-        For half of them if they are fast, since going to sleep for each costs; else for the oldest.
-        """
-        return (out + 1) // 2 if 0 < self.step_s * out <= 2 * self.flush_s else 1
 
 
 @final
@@ -118,8 +53,8 @@ class Pipeline:
         self._skip_both = (self._begin, self._end)
         # What a batch begins or ends with is copied from these, and filled in: to construct it
         # would check values that are known to be right.
-        self._a_begin = self._begin(batch=0)
-        self._an_end = self._end(batch=0, logs={}, batch_logs={})
+        self._a_begin: Any = self._begin(batch=0)
+        self._an_end: Any = self._end(batch=0, logs={}, batch_logs={})
         self._asked = -1  # `publisher.changes` when it was asked what it waits for
         self._exact = False
         self._flight = flight
@@ -286,13 +221,13 @@ class Pipeline:
         self._publisher.publish_all(events, steps, () if with_begin else self._skip_begin)
 
     def _begin_of(self, batch: int) -> Event:
-        event: Event = self._a_begin.__copy__()  # type: ignore[attr-defined]  # every Struct has it
+        event: Event = self._a_begin.__copy__()
         force_setattr(event, "batch", batch)
         return event
 
     def _end_of(self, batch: int, values: list[float]) -> Event:
         logs, own = self._layout.logs_of(values)
-        event: Event = self._an_end.__copy__()  # type: ignore[attr-defined]  # likewise
+        event: Event = self._an_end.__copy__()
         force_setattr(event, "batch", batch)
         force_setattr(event, "logs", logs)
         force_setattr(event, "batch_logs", own)

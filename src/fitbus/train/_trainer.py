@@ -20,9 +20,9 @@ from fitbus.train._arrays import Shuffle
 from fitbus.train._data import lists_told
 from fitbus.train._evaluate import EvaluateJob
 from fitbus.train._feed import Feed
+from fitbus.train._flight import Flight
 from fitbus.train._history import History
 from fitbus.train._keeper import StateKeeper
-from fitbus.train._pipeline import Flight
 from fitbus.train._plain import EvaluateOptions, PredictOptions, plain_feed
 from fitbus.train._predict import PredictJob
 from fitbus.train._pull import Puller
@@ -141,11 +141,9 @@ class Trainer:
             steps_per_epoch: Batches in an epoch; the next one goes on where it stopped.
             validation_steps: Batches in a validation.
             validation_batch_size: Examples in a batch of it; `batch_size` unless given.
-            validation_freq: Every how many epochs it validates; or the numbers of the epochs,
-                counted from 1.
-            steps_per_execution: How many steps are fused into one call of the device. Each keeps
-                its own events; controls act between two executions. `"auto"`: measures whether it
-                pays, and how many to fuse.
+            validation_freq: Every how many epochs it validates, or their numbers, from 1.
+            steps_per_execution: How many steps are fused into one call of the device, each with its
+                own events, and controls between two calls. `"auto"`: measures whether it pays.
             grace_s: Seconds that the thread gets to end after a cancellation.
             drain_s: Seconds that handlers get to finish after the last event.
 
