@@ -2,8 +2,8 @@
 
 Each row is a ratio to `bare`: the same jitted, donating step in a plain `for` over slices of the
 same NumPy arrays, with nothing read back. `best by hand` is the fastest loop that we know for the
-case, so that no figure looks better than it is. Waiting handlers are compared with a bare loop that reads
-the loss every step, since they see it.
+case, so that no figure looks better than it is. Waiting handlers are compared with a bare loop that
+reads the loss every step, since they see it.
 """
 
 from __future__ import annotations

@@ -173,4 +173,4 @@ def _next_width(tried: list[tuple[int, float]], wanted_s: float) -> int:
         before, before_s = tried[-2]
         power = min(4.0, max(1.0, math.log(found_s / before_s) / math.log(width / before)))
     guess = width * (wanted_s / found_s) ** (1 / power)
-    return 8 * round(min(WIDTHS[1], max(WIDTHS[0], guess)) / 8)
+    return 8 * int(round(min(WIDTHS[1], max(WIDTHS[0], guess)) / 8))

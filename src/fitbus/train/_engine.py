@@ -60,6 +60,7 @@ class Engine:
         updates: Completed optimizer updates that were dispatched.
         examples: Examples that these took in, and
         input_s: seconds that the thread waited for their batches.
+        fused: How many steps the last execution fused.
         stops: The stops that were asked for, the first one first.
         stop_epoch: Whether the current epoch was asked to end.
         in_epoch: Whether the batches of an epoch are gone through.
@@ -101,10 +102,10 @@ class Engine:
         self.flight = flight
         self.updates = int(state.step)
         self.examples = 0
+        self.fused = 1
         self.input_s = 0.0
         self.stops: list[Stop] = []
-        self.stop_epoch = False
-        self.in_epoch = self.ending = False
+        self.stop_epoch = self.in_epoch = self.ending = False
         self.end_reason: EndReason | None = None
         self.epoch = self.batch = 0
         self.running: Any = None
@@ -116,9 +117,8 @@ class Engine:
         self.start: Position | None = None
         self.history = History()
         self.preparation = preparation or Preparation()
-        self.stop_evaluation = False
+        self.stop_evaluation = self.beside = False
         self.activity = "starting"
-        self.beside = False
         self.evaluate: Callable[[], dict[str, float]] | None = None
         self.called_off: Callable[[], bool] = lambda: self.stopping
         self.pipeline: Settles | None = None

@@ -49,6 +49,7 @@ class RunStatistics:
         input_s: Seconds that its thread waited for their batches: to come, to be put together, and
             to be sent to the device. As steps run ahead, the device may have been busy meanwhile.
         steps_in_flight: How many steps may run ahead at present: so late a control can act.
+        steps_per_execution: How many steps are fused into one call of the device at present.
         step_s: Seconds a step, measured lately; 0 before that.
         subscriptions: The counters of its subscribers, those of the whole bus among them; of these
             what they counted since the run began.
@@ -59,6 +60,7 @@ class RunStatistics:
     examples: int
     input_s: float
     steps_in_flight: int
+    steps_per_execution: int
     step_s: float
     subscriptions: tuple[SubscriptionStatistics, ...]
 
@@ -77,6 +79,7 @@ class RunStatistics:
             examples=0 if engine is None else engine.examples,
             input_s=0.0 if engine is None else engine.input_s,
             steps_in_flight=flight.limit,
+            steps_per_execution=1 if engine is None else engine.fused,
             step_s=flight.step_s,
             subscriptions=tuple(read),
         )

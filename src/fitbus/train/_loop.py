@@ -87,7 +87,7 @@ def train_epoch(
             break
         engine.activity = "in the train step (compiling, or running)"
         if made_for != size:
-            made_for = size
+            made_for = engine.fused = size
             step = engine.train_step(items[0].batch, size)
         index, done = engine.batch, engine.updates
         exact = pipeline.exact
