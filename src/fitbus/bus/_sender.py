@@ -51,7 +51,8 @@ class Sender(abc.ABC):
             self.desk.decide()
         errors: Errors = []
         with self.lock:
-            if self.closed and not (type(event) is HandlerFailed and self.bus.runs.get(self.run) is self):
+            late = type(event) is HandlerFailed and self.bus.runs.get(self.run) is self
+            if self.closed and not late:
                 return
             route = self.delivery.routes.of_event(event)
             event = self.delivery.one(event, route, self.step, self.epoch, errors)

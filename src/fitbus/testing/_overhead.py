@@ -151,7 +151,8 @@ def _factory(callbacks: Any) -> Callable[[], Any]:
         except (TypeError, ValueError):
             pass  # it takes an event: a handler
         else:
-            return callbacks
+            factory: Callable[[], Any] = callbacks
+            return factory
     kept = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     return lambda: kept
 

@@ -172,5 +172,5 @@ def _next_width(tried: list[tuple[int, float]], wanted_s: float) -> int:
     if len(tried) > 1:
         before, before_s = tried[-2]
         power = min(4.0, max(1.0, math.log(found_s / before_s) / math.log(width / before)))
-    guess = width * (wanted_s / found_s) ** (1 / power)
-    return 8 * int(round(min(WIDTHS[1], max(WIDTHS[0], guess)) / 8))
+    guess: float = width * (wanted_s / found_s) ** (1 / power)
+    return 8 * round(min(WIDTHS[1], max(WIDTHS[0], guess)) / 8)

@@ -119,6 +119,7 @@ class Gathered:
         if self._error is not None:
             raise self._error
         taken: list[HostBatch] = []
+        shapes: Any = None  # of the first one
         while len(taken) < most:
             try:
                 item = self._pull()
@@ -129,9 +130,12 @@ class Gathered:
                 break
             if item is None:
                 break
-            if taken and _shapes(item) != _shapes(taken[0]):
-                self._next = item
-                break
+            if most > 1:
+                found = _shapes(item)
+                shapes = shapes or found
+                if found != shapes:
+                    self._next = item
+                    break
             taken.append(item)
             self.place = self._feed.place
         return taken
@@ -169,4 +173,5 @@ def _repeated(leaf: Any, size: int) -> Any:
 
 
 def _shapes(item: HostBatch) -> Any:
-    return jax.tree.map(lambda leaf: (np.shape(leaf), leaf.dtype), item.batch)
+    leaves, tree = jax.tree.flatten(item.batch)
+    return tree, [(leaf.shape, leaf.dtype) for leaf in leaves]
