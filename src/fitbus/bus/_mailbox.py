@@ -93,7 +93,13 @@ class Mailbox:
 
     def put_all(self, events: Sequence[Event]) -> bool:
         """Takes several events in: as `put` each, but that `"block"` holds them all."""
-        if self._count + len(events) > self._limit and self._overflow != "block":
+        if self._overflow == "latest" and all(event.batch_level for event in events):
+            *others, last = events  # one look at what the last one replaces does for all
+            self.published += len(others)
+            self._queue.extend(others)
+            self._count += len(others)
+            self.put(last)
+        elif self._count + len(events) > self._limit and self._overflow != "block":
             for event in events:
                 self.put(event)
         else:

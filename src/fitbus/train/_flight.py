@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 __all__ = ["Flight"]
 
 _LEAST, _MOST = 2, 64
+_MANY = 8
 _MEASURE_S = 0.01
 _FAST_S = 0.0005
 _SPIN_S = 0.0003
@@ -15,7 +16,7 @@ _SPIN_S = 0.0003
 
 @final
 class Flight:
-    """How many steps may be in flight: as many as take `flush_s`, or a fixed number."""
+    """How many steps may be in flight: as many as take about `flush_s`, or a fixed number."""
 
     def __init__(self, max_in_flight: int | Literal["auto"], flush_s: float) -> None:
         self._auto = max_in_flight == "auto"
@@ -36,7 +37,10 @@ class Flight:
         if (elapsed := time.perf_counter() - self._since) >= _MEASURE_S:
             self.step_s = elapsed / self._done
             if self._auto:
-                self.limit = max(_LEAST, min(_MOST, round(self.flush_s / self.step_s)))
+                limit = round(self.flush_s / self.step_s)
+                # Of fast ones the thread waits for half: so many are in flight on the average.
+                limit += limit // 2 if limit >= _MANY else 0
+                self.limit = max(_LEAST, min(_MOST, limit))
             self._since, self._done = time.perf_counter(), 0
 
     def executions(self, steps: int) -> int:

@@ -83,8 +83,8 @@ def train_epoch(
         items = batches.take(size)
         fetch_s = time.perf_counter() - started
         engine.input_s += fetch_s
-        if not items:
-            break
+        if not items or (engine.stops and len(items) < size):
+            break  # those that were there when training was stopped, waiting for more, are left
         engine.activity = "in the train step (compiling, or running)"
         if made_for != size:
             made_for = engine.fused = size
