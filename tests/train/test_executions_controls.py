@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -24,7 +24,7 @@ from fitbus import (
     StopTraining,
     TrainEnd,
 )
-from fitbus.testing import EventRecorder, toy_problem
+from fitbus.testing import EventRecorder, Gate, toy_problem
 
 from ._fused import Fits
 
@@ -143,6 +143,30 @@ async def test_what_is_sent_acts_between_two_executions(fits: Fits, control: Con
     assert int(state.step) >= applied.step
     before = [e.step for e in recorder.of(BatchEnd) if e.seq < told.seq]
     assert before == [*range(1, applied.step + 1)]
+
+
+async def test_a_stop_while_data_stall_leaves_what_was_gathered(fits: Fits) -> None:
+    """It acts at once, where training stands; no step comes after it."""
+    gate = Gate()
+
+    async def stalling() -> AsyncIterator[Any]:
+        for batch in range(8):
+            if batch == SIZE + 2:
+                await gate.pass_async()
+            yield X[:4], Y[:4]
+
+    recorder = EventRecorder()
+    record = fitbus.handler(Event, wait=False)(recorder)
+    run = fits.anew().run(stalling(), steps_per_execution=SIZE, callbacks=[record])
+    async with run:
+        await gate.wait_arrived()
+        applied = await run.send(StopTraining())
+        await run.wait()
+    assert applied.step == SIZE
+    (told,) = recorder.of(ControlApplied)
+    assert [end.step for end in recorder.of(BatchEnd)] == [1, 2, 3, 4]
+    assert all(end.seq < told.seq for end in recorder.of(BatchEnd))
+    assert int(fits.trainer.state.step) == SIZE
 
 
 async def test_a_handler_that_is_waited_for_may_send(fits: Fits) -> None:
