@@ -20,8 +20,10 @@ import pytest
 import fitbus
 from fitbus import BatchEnd, EpochBegin, EpochEnd, Event, TrainEnd
 
-READS = {"__array__", "__float__", "_value", "asarray", "item", "tolist", "copy_to_host_async"}
-READS |= {"device_get", "__index__", "__int__", "__bool__"}
+READS = {
+    *("__array__", "__float__", "__int__", "__bool__", "__index__", "_value"),
+    *("asarray", "item", "tolist", "device_get", "copy_to_host_async"),
+}
 TOGETHER = 32  # steps that are published in one go
 
 
@@ -67,7 +69,7 @@ class Counter:
         threading.setprofile(self._profile)
 
     def __exit__(self, *_: object) -> None:
-        threading.setprofile(None)  # type: ignore[arg-type]  # what it is without one
+        threading.setprofile(None)
         gc.enable()
 
     def _profile(self, frame: FrameType, event: str, arg: Any) -> None:
