@@ -10,6 +10,7 @@ __all__ = ["Flight"]
 _LEAST, _MOST = 2, 64
 _MANY = 8
 _MEASURE_S = 0.01
+_SOON = 0.75
 _FAST_S = 0.0005
 _SPIN_S = 0.0003
 
@@ -19,7 +20,8 @@ class Flight:
     """How many steps may be in flight: as many as take about `flush_s`, or a fixed number."""
 
     def __init__(self, max_in_flight: int | Literal["auto"], flush_s: float) -> None:
-        self._auto = max_in_flight == "auto"
+        # Who asks for a number counts steps whose events weren't published as in flight.
+        self.is_fixed = max_in_flight != "auto"
         self.flush_s = flush_s
         self.limit = _LEAST if max_in_flight == "auto" else max_in_flight
         self.step_s = 0.0
@@ -36,7 +38,7 @@ class Flight:
         self._done += steps
         if (elapsed := time.perf_counter() - self._since) >= _MEASURE_S:
             self.step_s = elapsed / self._done
-            if self._auto:
+            if not self.is_fixed:
                 limit = round(self.flush_s / self.step_s)
                 # Of fast ones the thread waits for half: so many are in flight on the average.
                 limit += limit // 2 if limit >= _MANY else 0
@@ -51,13 +53,10 @@ class Flight:
         """Notes that what had landed was published."""
         self._told_at = time.perf_counter()
 
-    def is_due(self, steps: int) -> bool:
-        """Whether steps that have landed are to be published: every `flush_s`.
-
-        At once if a fixed number may be in flight: who asks for that counts those not published.
-        """
-        late = time.perf_counter() - self._told_at >= self.flush_s
-        return late or (steps > 0 and not self._auto)
+    def is_due(self, *, soon: bool = False) -> bool:
+        """Whether nothing was published for `flush_s`; or for most of that time."""
+        late_s = time.perf_counter() - self._told_at
+        return late_s >= (_SOON * self.flush_s if soon else self.flush_s)
 
     def wait_for(self, vector: Any) -> None:
         """Waits for a step while there is nothing else to do.

@@ -89,8 +89,12 @@ class Pipeline:
         if self._copies is not False:
             self._begin_copy(vector)
         if len(out) >= flight.executions(steps):
-            self._wait_for(flight.stride(len(out)))
-        if flight.is_due(len(self._there)):
+            if flight.is_due(soon=True):  # while this thread waits, the event loop has the GIL
+                self._look()
+                self._tell()
+            if len(out) >= flight.executions(steps):
+                self._wait_for(flight.stride(len(out)))
+        if flight.is_due() or (self._there and flight.is_fixed):
             self._look()
             self._tell()
 
