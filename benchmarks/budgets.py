@@ -76,7 +76,7 @@ ASKED = [
     Asked("event-loop lag while training, 99th percentile", "loop_lag", r".*"),
     Asked("one more concurrent subscriber, by event", "scale", r"one more"),
     Asked("1,000 subscribers to other types ÷ none", "scale", r"1,000 subscribers"),
-    Asked("the last tenth of many batches ÷ the second", "scale", r".* batches"),
+    Asked("a batch at the end of many ÷ at their beginning", "scale", r".* batches"),
     Asked("reads of the device a batch, no subscriber to batches", "facts", r"reads a batch"),
     Asked("compilations of the step in a fit", "facts", r"compilations"),
     Asked("`import fitbus`", "facts", r"import"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -29,14 +30,20 @@ DEEP = 24
 
 
 async def lags(work: Callable[[], Awaitable[object]]) -> list[float]:
-    """Milliseconds by which a heartbeat was late while something was awaited."""
+    """Milliseconds by which a heartbeat was late while something was awaited.
+
+    A stall counts for every beat that should have come in it, or it would weigh as little as one.
+    """
     late: list[float] = []
 
     async def beat() -> None:
         while True:
             started = time.perf_counter()
             await anyio.sleep(BEAT_S)
-            late.append((time.perf_counter() - started - BEAT_S) * 1e3)
+            lag = time.perf_counter() - started - BEAT_S
+            while lag > 0:
+                late.append(lag * 1e3)
+                lag -= BEAT_S
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(beat)
@@ -117,7 +124,7 @@ def main() -> None:
     found: dict[str, list[list[float]]] = {name: [] for name in cases}
     for counted in range(-1, options.pairs):
         for name, work in cases.items():
-            late = run_on(options.loop, lambda work=work: lags(work))
+            late: list[float] = run_on(options.loop, partial(lags, work))
             if counted >= 0:
                 found[name].append(late)
     rows: list[Row] = []
