@@ -162,7 +162,7 @@ def show(title: str, rows: Sequence[Row], options: argparse.Namespace) -> None:
     print(f"\n{title} ({options.loop}, {options.pairs} rounds, Python {about['python']})")
     width = max(len(row.name) for row in rows)
     for row in rows:
-        judged = "" if row.met is None else "   met   " if row.met else "   MISSED"
+        judged = "" if row.met is None or options.smoke else "   met   " if row.met else "   MISSED"
         judged += "" if row.budget is None else f" budget {row.budget:g}"
         judged += "" if row.at_least is None else f" at least {row.at_least:g}"
         judged += "" if row.aim is None else f" (aim {row.aim:g})"

@@ -104,12 +104,12 @@ def with_fitbus(
     """The same training as `fit`, with subscribers of several kinds."""
     trainer = fitbus.Trainer(task, params)
 
-    def fit(make: Callable[[], list[Any]]) -> Callable[[], float]:
+    def fit(make: Callable[[], list[Any]], fused: int = 1) -> Callable[[], float]:
+        options: Any = {"batch_size": batch, "shuffle": False, "steps_per_execution": fused}
+
         async def main() -> float:
-            await trainer.fit(x, y, batch_size=batch, steps_per_epoch=2, shuffle=False)
-            run = trainer.run(
-                x, y, batch_size=batch, steps_per_epoch=steps, shuffle=False, callbacks=make()
-            )
+            await trainer.fit(x, y, steps_per_epoch=2, **options)
+            run = trainer.run(x, y, steps_per_epoch=steps, callbacks=make(), **options)
             times: list[float] = []
             run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochBegin)
             run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochEnd)
@@ -150,6 +150,8 @@ def with_fitbus(
         "10 concurrent": fit(lambda: [concurrent() for _ in range(10)]),
         "10 concurrent, one asleep": fit(slow),
         "10 waiting": fit(lambda: [waiting() for _ in range(10)]),
+        "no subscriber, 32 fused": fit(list, 32),
+        "10 concurrent, 32 fused": fit(lambda: [concurrent() for _ in range(10)], 32),
     }
 
 
@@ -177,6 +179,8 @@ ROWS: list[tuple[str, str, float | None, float | None]] = [
     ("10 concurrent", "bare", 1.05, 1.01),
     ("10 concurrent, one asleep", "10 concurrent", 1.02, 1.02),
     ("10 waiting", READING, 1.10, 1.10),
+    ("no subscriber, 32 fused", "bare", None, None),
+    ("10 concurrent, 32 fused", "bare", None, None),
 ]
 
 

@@ -129,7 +129,7 @@ def test_the_hooks_of_a_callback_have_a_remedy_of_their_own(look: Looking) -> No
     (line,) = look(10, Slow=3)
     assert line == (
         "run 'run-1' waits for handler 'Slow' 30 % of its time (3.0 s of 10.0 s): make it faster,"
-        " or leave its slow work to a concurrent handler (wait=False)"
+        " or its hooks of batches `async def`: training doesn't wait for these"
     )
 
 

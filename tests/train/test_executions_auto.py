@@ -18,7 +18,7 @@ from fitbus.train._executions import Executions
 from ._bad_input import refused
 
 MANY = 10**9
-STEP_S = 0.002  # so long, there is nothing to save
+STEP_S = 0.005  # so long, there is nothing to save
 
 
 @pytest.fixture
@@ -28,10 +28,10 @@ def anyio_backend() -> str:
 
 
 def measured(executions: Executions, steps: int, *, exact: bool = False) -> int:
-    """What it decides when executions have so many steps each, and take two milliseconds."""
+    """What it decides when executions have so many steps each, and take five milliseconds."""
     before = executions.steps
     executions.pause()
-    end = time.perf_counter() + 0.1  # twice as long as it has to look
+    end = time.perf_counter() + 0.2  # several times as long as it has to look
     while executions.steps == before and time.perf_counter() < end:
         executions.done(steps, exact=exact)
         spin(STEP_S)

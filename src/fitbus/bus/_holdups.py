@@ -95,7 +95,11 @@ class Holdups:
 
 def _remedy(subscription: Subscription[Any], *, no_room: bool, rare: bool) -> str:
     if subscription.has_hooks:
-        return "make it faster, or leave its slow work to a concurrent handler (wait=False)"
+        if rare:
+            return "make it faster, or leave its slow work to a concurrent handler (wait=False)"
+        return (
+            "make it faster, or its hooks of batches `async def`: training doesn't wait for these"
+        )
     other = "choose another overflow" if no_room else "make it concurrent (wait=False)"
     if rare:
         return f"make it faster, or {other}"

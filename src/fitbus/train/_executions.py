@@ -18,7 +18,7 @@ from fitbus.train._task import Batch
 __all__ = ["Executions", "Gathered", "stacked"]
 
 _MOST = 64
-_GOAL_S = 0.002  # of an execution that `"auto"` tries
+_GOAL_S = 0.005  # of an execution that `"auto"` tries
 _WINDOW_S = 0.05  # that it measures each of the two for
 _UNCOUNTED = 2  # executions at the beginning of a window: they compile
 _GAIN = 0.95  # of the time of single steps, that fused ones may take at the most
@@ -28,9 +28,10 @@ _GAIN = 0.95  # of the time of single steps, that fused ones may take at the mos
 class Executions:
     """How many steps go into an execution: a fixed number, or what turns out to be faster.
 
-    `"auto"` measures single steps, and then as many fused ones as take about two milliseconds, each
-    for a twentieth of a second of training; it fuses them from then on if that saves a twentieth of
-    the time. Where a step takes longer than that, there is little to save, and nothing is tried.
+    `"auto"` measures single steps, and then as many fused ones as take about five milliseconds (64
+    at the most), each for a twentieth of a second of training; it fuses them from then on if that
+    saves a twentieth of the time. Where a step takes longer, there is little to save, and nothing
+    is tried.
 
     Args:
         wanted: A number, or `"auto"`.

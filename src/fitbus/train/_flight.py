@@ -26,24 +26,27 @@ class Flight:
         self.limit = _LEAST if max_in_flight == "auto" else max_in_flight
         self.step_s = 0.0
         self._since = self._told_at = 0.0
+        self._seconds = 0.0
         self._done = 0
 
     def begin(self) -> None:
         """Starts measuring; what lies between epochs doesn't count."""
         self._since = self._told_at = time.perf_counter()
-        self._done = 0
 
     def landed(self, steps: int = 1) -> None:
         """Counts steps that are done."""
+        now = time.perf_counter()
+        self._seconds += now - self._since
+        self._since = now
         self._done += steps
-        if (elapsed := time.perf_counter() - self._since) >= _MEASURE_S:
-            self.step_s = elapsed / self._done
+        if self._seconds >= _MEASURE_S:  # of several epochs, where these are short
+            self.step_s = self._seconds / self._done
+            self._seconds, self._done = 0.0, 0
             if not self.is_fixed:
                 limit = round(self.flush_s / self.step_s)
                 # Of fast ones the thread waits for half: so many are in flight on the average.
                 limit += limit // 2 if limit >= _MANY else 0
                 self.limit = max(_LEAST, min(_MOST, limit))
-            self._since, self._done = time.perf_counter(), 0
 
     def executions(self, steps: int) -> int:
         """How many executions of so many steps may be in flight; at least two of fused ones."""

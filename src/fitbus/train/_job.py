@@ -73,13 +73,14 @@ class RunStatistics:
                 s.statistics() if engine is None else engine.publisher.ledger.statistics(s)
                 for s in found
             ]
+        fused = 1 if engine is None else engine.fused
         return cls(
             seconds=0.0 if engine is None else engine.publisher.ledger.seconds,
             step=0 if engine is None else engine.updates,
             examples=0 if engine is None else engine.examples,
             input_s=0.0 if engine is None else engine.input_s,
-            steps_in_flight=flight.limit,
-            steps_per_execution=1 if engine is None else engine.fused,
+            steps_in_flight=flight.executions(fused) * fused,
+            steps_per_execution=fused,
             step_s=flight.step_s,
             subscriptions=tuple(read),
         )

@@ -89,12 +89,14 @@ class Pipeline:
         if self._copies is not False:
             self._begin_copy(vector)
         if len(out) >= flight.executions(steps):
-            if flight.is_due(soon=True):  # while this thread waits, the event loop has the GIL
+            if not flight.is_fixed and flight.is_due(
+                soon=True
+            ):  # while this thread waits, the event loop has the GIL
                 self._look()
                 self._tell()
             if len(out) >= flight.executions(steps):
                 self._wait_for(flight.stride(len(out)))
-        if flight.is_due() or (self._there and flight.is_fixed):
+        if (self._there and flight.is_fixed) or flight.is_due():
             self._look()
             self._tell()
 
