@@ -210,4 +210,6 @@ def test_a_failing_callback_shows_its_traceback(folder: Path) -> None:
     assert done.returncode == 1
     assert done.stdout == ""
     assert f'File "{folder / "mine.py"}", line' in done.stderr
-    assert done.stderr.splitlines()[-1] == "RuntimeError: the disk is full"
+    *_, error, note = done.stderr.splitlines()
+    assert error == "RuntimeError: the disk is full"
+    assert note.startswith("fitbus: fails raised RuntimeError")

@@ -220,7 +220,7 @@ async def test_the_table_and_the_json_say_all(anyio_backend: Any) -> None:
     lines = [json.loads(line) for line in found.to_json().splitlines()]
     assert [line["asked_s"] for line in lines] == [0.001, 0.002]
     for line, step in zip(lines, found.steps, strict=True):
-        whole = {name: getattr(found, name) for name in line.keys() & vars(found)}
+        whole = {name: getattr(found, name) for name in (line.keys() & vars(found)) - {"steps"}}
         assert whole.keys() == {"name", "pairs", "loop", "device", "versions"}
         counts = {"delivered": step.delivered, "dropped": step.dropped}
         fields = json.loads(json.dumps(dataclasses.asdict(step)))

@@ -61,7 +61,7 @@ class Delivery:
             step: Its `step`.
             epoch: Its `epoch`.
             errors: What predicates raise.
-            together: Whether it is one of several between which the loop can't be held.
+            together: Whether a `block` mailbox takes it beyond its size: the loop is held later.
         """
         event = stamped(event, self._run, self.seq, time.time(), step, epoch)
         self.seq += 1
@@ -106,7 +106,7 @@ class Delivery:
         for kind, route in routes.items():
             for subscription in route.mailboxes:
                 takes.setdefault(subscription, []).append(kind)
-        for subscription, wanted in takes.items():
+        for subscription, wanted in sorted(takes.items(), key=lambda entry: entry[0].order):
             own = made if len(wanted) == len(routes) else [e for e in made if type(e) in wanted]
             if not subscription.filter.active:
                 subscription.offer_all(own)

@@ -143,14 +143,16 @@ class Desk:
         publisher = self._publisher
         try:
             if isinstance(outcome, Applied):
-                publisher.publish(
-                    ControlApplied(id=id, control=control, source=source, result=outcome.result)
+                applied = ControlApplied(
+                    id=id, control=control, source=source, result=outcome.result
                 )
+                publisher.publish(applied, held=True)
             else:
                 why = (
                     outcome.why if isinstance(outcome, Rejected) else f"superseded by {outcome.by}"
                 )
-                publisher.publish(ControlRejected(id=id, control=control, source=source, why=why))
+                rejected = ControlRejected(id=id, control=control, source=source, why=why)
+                publisher.publish(rejected, held=True)
                 if isinstance(outcome, Rejected) and receipt.returned:
                     self._warn(receipt, why)
             publisher.flush()

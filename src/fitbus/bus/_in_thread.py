@@ -144,7 +144,11 @@ class ThreadCalls:
                 self._ledger.note_shared(subscription, elapsed)
             subscription.turn.release()
         if error is not None:
-            publisher.fail(subscription, event, error)
+            self._acting.pop()  # or a stop that its policy sends would act before the next handler
+            try:
+                publisher.fail(subscription, event, error)
+            finally:
+                self._acting.append(acting)
 
     def _passes(self, subscription: Subscription[Any], event: Event) -> bool:
         if subscription.ended or not subscription.filter.active:

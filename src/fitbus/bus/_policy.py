@@ -83,9 +83,8 @@ def failed(
         if subscription.ends_at(error):
             subscription.cancel()
         if not isinstance(event, HandlerFailed):  # or one that fails at these would go on for ever
-            publisher.publish(
-                HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
-            )
+            told = HandlerFailed(subscriber=subscription.name, error=what, event_seq=event.seq)
+            publisher.publish(told, held=True)
     if policy == "stop":
         publisher.post(StopTraining(note), subscription.name)
     publisher.flush()

@@ -119,8 +119,7 @@ class Publisher(Sender):
             route = self.delivery.routes.of_event(event)
             self.standstill.check_thread(event, route)
             at = self.step if step is None else step
-            together = step is not None
-            event = self.delivery.one(event, route, at, self.epoch, errors, together)
+            event = self.delivery.one(event, route, at, self.epoch, errors, True)
             calls = self.standstill.calls_on_loop(event, route.on_loop, errors)
         self.fail_all(errors)
         self.flush()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fitbus.bus._deferred import Deferred
 from fitbus.bus._delivery import Delivery, Errors
-from fitbus.events import Event, HandlerFailed
+from fitbus.errors import InvalidArgumentError
+from fitbus.events import Event, HandlerFailed, PredictBatchEnd
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
@@ -39,13 +40,19 @@ class Sender(abc.ABC):
         self._flush_s = flush_s
         self._flushed = 0.0
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: Event, *, held: bool = False) -> None:
         """Stamps an event and puts it into the mailboxes. Any thread; never blocks.
 
         Waiting handlers aren't waited for: those on the loop are called there, `def` ones in the
         training thread at its next boundary. Costs well under a microsecond and a mailbox each.
         Never raises for the state of loop or bus: after `close` the event is lost, unless it tells
         of a handler that failed while the run was drained.
+
+        Args:
+            event: The event.
+            held: For what a loop itself tells between two boundaries, at which it is held while a
+                `block` mailbox is full: it takes these beyond its size; others it loses past twice
+                that.
         """
         if self.desk.left:
             self.desk.decide()
@@ -55,7 +62,7 @@ class Sender(abc.ABC):
             if self.closed and not late:
                 return
             route = self.delivery.routes.of_event(event)
-            event = self.delivery.one(event, route, self.step, self.epoch, errors)
+            event = self.delivery.one(event, route, self.step, self.epoch, errors, held)
             if route.on_loop:
                 self.standstill.calls_on_loop(event, route.on_loop, errors, waited_for=False)
             if route.in_thread:
@@ -74,13 +81,20 @@ class Sender(abc.ABC):
             events: The events; at least one.
             steps: The `step` of each.
             skipped: Types to which nobody is subscribed, and of which each event has one before it.
+
+        Raises:
+            InvalidArgumentError: There is no event, or not a step for each; nothing is published.
         """
+        if not events or len(events) != len(steps):
+            raise InvalidArgumentError("steps", steps, f"give one for each of {len(events)} events")
         errors: Errors = []
         now: float | None = None
         with self.lock:
             routes = self.delivery.routes.of_events(events)
-            waited_for = any(route.waiting for route in routes.values())
-            if not (waited_for or self.closed or self.desk.left):
+            one_by_one = (
+                any(route.waiting for route in routes.values()) or PredictBatchEnd in routes
+            )
+            if not (one_by_one or self.closed or self.desk.left):
                 now = self.delivery.many(events, routes, steps, self.epoch, skipped, errors)
                 self.step = steps[-1]
         if now is not None:
@@ -90,7 +104,7 @@ class Sender(abc.ABC):
             if skipped:
                 self.skip(skipped)
             self.step = step
-            self.publish(event)
+            self.publish(event, held=True)
 
     def skip(self, kinds: tuple[type[Event], ...], times: int = 1) -> None:
         """Takes the places of events that nobody is subscribed to, so many times these types.

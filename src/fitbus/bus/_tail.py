@@ -78,7 +78,9 @@ class Tail:
         gap = gaps[-1] if gaps else None
         if gap is not None:
             if gap.kinds is not kinds and set(kinds) != set(gap.kinds):
-                if gap.count == first - gap.seq:  # nothing but gap so far: one of either kind
+                if (
+                    gap.count == first - gap.seq and count == last - first + 1
+                ):  # no event among them
                     gap.kinds = tuple({*gap.kinds, *kinds})
                 else:
                     gap = None

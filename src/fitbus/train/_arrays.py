@@ -51,7 +51,7 @@ class ArraySource(Source):
         self._as_given = as_given
         self._ones: Any = None
         self.steps = -(-self._count // self._size)
-        self.may_block = False
+        self.may_block = self.reuses = False
         self.restarts = self.seeks = True
 
     @property

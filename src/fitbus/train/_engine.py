@@ -242,10 +242,10 @@ class Engine:
         self.settle()
         activity, self.activity = self.activity, "paused"
         source = self._paused_by or ""
-        self.publisher.publish(RunPaused(source=source))
+        self.publisher.publish(RunPaused(source=source), held=True)
         self.publisher.stand_still(self._goes_on)
         if self._paused_by is None and not self.stopping:
-            self.publisher.publish(RunResumed(source=self._resumed_by))
+            self.publisher.publish(RunResumed(source=self._resumed_by), held=True)
         self.activity = activity
         self.publisher.boundary()
 

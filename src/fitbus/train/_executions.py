@@ -132,6 +132,8 @@ class Gathered:
             if item is None:
                 break
             if most > 1:
+                if self._feed.reuses:  # a generator may fill one buffer again and again
+                    item = item._replace(batch=_copied(item.batch))
                 found = _shapes(item)
                 shapes = shapes or found
                 if found != shapes:
@@ -141,11 +143,16 @@ class Gathered:
             self.place = self._feed.place
         return taken
 
-    def leave(self) -> None:
-        """Ends the epoch, maybe early: a batch that waits goes back to where it came from."""
+    def leave(self, items: Sequence[HostBatch] = ()) -> None:
+        """Ends the epoch, maybe early: batches that wait go back to where they came from.
+
+        Args:
+            items: Those that were taken last, if they weren't trained on.
+        """
         item, self._next = self._next, None
-        if item is not None:
-            self._feed.give_back(item)
+        left = [*items] if item is None else [*items, item]
+        if left:
+            self._feed.give_back(left)
 
     def _pull(self) -> HostBatch | None:
         item, self._next = self._next, None
@@ -176,3 +183,10 @@ def _repeated(leaf: Any, size: int) -> Any:
 def _shapes(item: HostBatch) -> Any:
     leaves, tree = jax.tree.flatten(item.batch)
     return tree, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+def _copied(batch: Batch) -> Batch:
+    found: Batch = jax.tree.map(
+        lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, batch
+    )
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 from fitbus.errors import DataError
@@ -25,7 +25,7 @@ class Feed:
         argument: The name of the argument, for messages.
         source: Where batches come from.
         steps: Batches in an epoch, or None for a whole pass.
-        anew: Whether each epoch starts a pass of its own (validation), even with `steps`.
+        anew: Whether each epoch starts a pass of its own, even with `steps`.
 
     Attributes:
         may_block: Whether a batch can be long in coming.
@@ -44,6 +44,7 @@ class Feed:
         self._passes = 0
         self._batches: Iterator[HostBatch] | None = None
         self._peeked: HostBatch | None = None
+        self._back: list[HostBatch] = []  # that were handed out, and come again
         self._any = False
         self._warned = False
         self._taken = 0  # batches of this pass that were handed out
@@ -53,6 +54,11 @@ class Feed:
         self.called_off = False
         self.steps = source.steps if steps is None else steps
         self.may_block = source.may_block
+
+    @property
+    def reuses(self) -> bool:
+        """Whether the arrays of a batch may be overwritten when the next one comes."""
+        return self._source.reuses
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -217,11 +223,11 @@ class Feed:
             self._any = True
             yield batch
 
-    def give_back(self, batch: HostBatch) -> None:
-        """Takes back the batch that was handed out last, of an epoch that ended before it."""
+    def give_back(self, batches: Sequence[HostBatch]) -> None:
+        """Takes back the batches that were handed out last, of an epoch that ended before them."""
         if not (self._anew or (self._limit is None and self._source.restarts)):
-            self._peeked = batch
-            self._taken -= 1
+            self._back[:0] = batches
+            self._taken -= len(batches)
 
     def has_more(self) -> bool:
         """Whether another epoch can begin; warns if data ran out. False if it was called off."""
@@ -252,6 +258,7 @@ class Feed:
 
     def _drop(self) -> None:
         """Leaves off a pass."""
+        self._back.clear()
         batches, self._batches = self._batches, None
         close: Callable[[], object] | None = getattr(batches, "close", None)
         if close is not None:
@@ -279,6 +286,8 @@ class Feed:
 
     def _pull(self) -> HostBatch | None:
         """The same, from the source, to be handed out later."""
+        if self._back:
+            return self._back.pop(0)
         if self.exhausted:
             return None
         if self._batches is None:

@@ -49,8 +49,13 @@ class Flight:
                 self.limit = max(_LEAST, min(_MOST, limit))
 
     def executions(self, steps: int) -> int:
-        """How many executions of so many steps may be in flight; at least two of fused ones."""
-        return self.limit if steps == 1 else max(_LEAST, self.limit // steps)
+        """How many executions of so many steps may be in flight.
+
+        Of fused ones at least two, if no number was asked for.
+        """
+        if steps == 1:
+            return self.limit
+        return max(1 if self.is_fixed else _LEAST, self.limit // steps)
 
     def told(self) -> None:
         """Notes that what had landed was published."""

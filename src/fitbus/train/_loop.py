@@ -58,6 +58,7 @@ def train_epoch(
     step: Any = None
     made_for = 0
     fetch_s = 0.0
+    left: Sequence[HostBatch] = ()
 
     def compute(items: Sequence[HostBatch]) -> Any:
         if made_for == 1:
@@ -83,8 +84,9 @@ def train_epoch(
         items = batches.take(size)
         fetch_s = time.perf_counter() - started
         engine.input_s += fetch_s
-        if not items or (engine.stops and len(items) < size):
-            break  # those that were there when training was stopped, waiting for more, are left
+        if not items or (len(items) < size and (engine.stops or engine.stop_epoch)):
+            left = items  # if there are any, a stop came while more were waited for
+            break
         engine.activity = "in the train step (compiling, or running)"
         if made_for != size:
             made_for = engine.fused = size
@@ -96,7 +98,7 @@ def train_epoch(
         else:
             pipeline.push(index, done + 1, compute(items), len(items))
         executions.done(len(items), exact=exact)
-    batches.leave()
+    batches.leave(left)
     logs = pipeline.logs()
     engine.pipeline = None
     return logs

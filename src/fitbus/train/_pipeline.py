@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, final
@@ -116,7 +117,7 @@ class Pipeline:
 
     def settle(self) -> None:
         """Waits until all that was dispatched has landed, and publishes it."""
-        if self._out:
+        while self._out:
             self._wait_for(len(self._out))
         self._tell()
 
@@ -178,9 +179,17 @@ class Pipeline:
             begin_fetch(vector)
 
     def _wait_for(self, executions: int) -> None:
-        """Waits for the oldest that are out."""
-        if self._flight.step_s >= self._flight.flush_s or executions == len(self._out):
+        """Waits for the oldest that are out; only for the first of them, if that takes long."""
+        flight = self._flight
+        if flight.step_s >= flight.flush_s or executions == len(self._out):
             self._tell()  # of those before, since this may take a while
+        if executions > 1:
+            started = time.perf_counter()
+            self._out[0].vector.block_until_ready()
+            if time.perf_counter() - started > flight.flush_s:  # steps have become slow
+                self._look()
+                self._tell()
+                return
         self._out[executions - 1].vector.block_until_ready()
         self._landed(executions)
 

@@ -24,6 +24,7 @@ class Source(abc.ABC):
     Attributes:
         steps: Batches in a pass; None where it can't be told.
         may_block: Whether a batch can be long in coming.
+        reuses: Whether the arrays of a batch may be overwritten when the next one comes.
         restarts: Whether another pass can begin when one is used up.
         order: What the order of shuffled data is made from.
         seeks: Whether a pass can begin elsewhere than at its first batch.
@@ -32,6 +33,7 @@ class Source(abc.ABC):
     steps: int | None
     may_block: bool
     restarts: bool
+    reuses: bool = True
     order: tuple[int, ...] = ()
     seeks: bool = False
 
