@@ -236,3 +236,22 @@ async def test_outputs_are_not_kept() -> None:
     publish(publisher, 1)
     async with bus.subscribe(Event, after=-1) as stream:
         assert await take(stream, 3) == [0, (1, 1, 1), 2]
+
+
+async def test_places_between_events_published_together_are_no_losses() -> None:
+    """Of types that this stream doesn't want, though it wanted some that were skipped before."""
+    bus = Bus()
+    publisher = bus.publisher()
+    publisher.skip((BatchBegin, BatchEnd), 3)
+    async with bus.subscribe(BatchEnd):
+        events = [BatchEnd(batch=i, logs={}, batch_logs={}) for i in range(3)]
+        publisher.publish_all(events, [1, 2, 3], (BatchBegin,))
+        async with bus.subscribe(BatchEnd, Lagged, after=6) as late:
+            publisher.close()
+            await bus.aclose()
+            found = [event async for event in late]
+    assert [(type(event), event.seq) for event in found] == [
+        (BatchEnd, 7),
+        (BatchEnd, 9),
+        (BatchEnd, 11),
+    ]
