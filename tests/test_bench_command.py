@@ -13,7 +13,7 @@ import pytest
 
 from fitbus.__main__ import main
 
-QUICK = ["--step-ms", "1", "--pairs", "1", "--train-s", "0.01"]
+QUICK = ["--step-ms", "0.2", "--pairs", "1", "--train-s", "0.01"]
 
 MODULE = """
 from __future__ import annotations
@@ -97,11 +97,11 @@ def test_a_newcomer_gets_a_table_and_how_to_read_it(folder: Path) -> None:
     ]
     number = r"[+-]?[\d.,]+"
     spread = rf"{number}( \S+)? \[{number}, {number}\]"
-    assert re.match(rf"1 ms +{number} ms +{spread} +{spread} +{spread} +{spread}$", row)
+    assert re.match(rf"0.2 ms +{number} ms +{spread} +{spread} +{spread} +{spread}$", row)
     assert re.split(r"  +", head_2)[2:] == ["events", "lost", "in handler", "training waited"]
     assert [re.split(r"  +", entry)[:2] for entry in entries] == [
-        ["Counts", "1 ms"],
-        ["epochs", "1 ms"],
+        ["Counts", "0.2 ms"],
+        ["epochs", "0.2 ms"],
     ]
     assert "noise" in note + note_2
     assert set(done.stderr.splitlines()) == {"an epoch ended"}

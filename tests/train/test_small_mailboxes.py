@@ -39,7 +39,8 @@ async def test_events_that_follow_those_of_many_steps_fit_in(
     run.add(slow, *kinds, wait=False, buffer_size=1, overflow="block")
     async with run:
         await run.wait()
-    (entry,) = run.report.subscribers if run.report is not None else ()
+    assert run.report is not None
+    (entry,) = run.report.subscribers
     assert (entry.dropped, entry.undelivered) == (0, 0)
     expected = 4 * 17 if kinds != (Event,) else seen[-1] + 1
     assert entry.delivered == len(seen) == expected

@@ -203,8 +203,7 @@ class Feed:
             self._drop()
         if (self._each or not self._any) and not self._over:
             self.peek()
-        count, self._done = self._done, 0
-        over, self._over = self._over, False
+        count, over, self._done, self._over = self._done, self._over, 0, False
         if over:
             return
         while self._limit is None or count < self._limit:
