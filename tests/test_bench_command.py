@@ -107,6 +107,7 @@ def test_a_newcomer_gets_a_table_and_how_to_read_it(folder: Path) -> None:
     assert set(done.stderr.splitlines()) == {"an epoch ended"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "names"),
     [
@@ -129,6 +130,7 @@ def test_each_way_to_name_callbacks_is_understood(
     assert all(entry["delivered"] > 0 for entry in line["subscribers"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 def test_each_measures_one_by_one_on_the_loop_that_is_asked_for(
     loop: str, capsys: pytest.CaptureFixture[str]
