@@ -51,7 +51,8 @@ class Delivery:
         step: int,
         epoch: int,
         errors: Errors,
-        together: bool = False,
+        *,
+        held: bool,
     ) -> Event:
         """Delivers an event; returns it as it was stamped.
 
@@ -61,7 +62,7 @@ class Delivery:
             step: Its `step`.
             epoch: Its `epoch`.
             errors: What predicates raise.
-            together: Whether a `block` mailbox takes it beyond its size: the loop is held later.
+            held: Whether a `block` mailbox takes it beyond its size, as the loop is held later.
         """
         event = stamped(event, self._run, self.seq, time.time(), step, epoch)
         self.seq += 1
@@ -69,7 +70,7 @@ class Delivery:
         self.tail.append(event)
         for subscription in route.mailboxes:
             try:
-                subscription.offer(event, together)
+                subscription.offer(event, held=held)
             except BaseException as error:  # noqa: BLE001  # a predicate's, dealt with by its policy
                 errors.append((subscription, event, error))
         return event
@@ -113,7 +114,7 @@ class Delivery:
                 continue
             for event in own:
                 try:
-                    subscription.offer(event, True)
+                    subscription.offer(event, held=True)
                 except BaseException as error:  # noqa: BLE001  # a predicate's, likewise
                     errors.append((subscription, event, error))
                     if subscription.ends_at(error):

@@ -10,14 +10,9 @@ __all__ = ["Failures"]
 
 @final
 class Failures:
-    """Collects what handlers raised, from any thread.
-
-    Attributes:
-        any: Whether there was one.
-    """
+    """Collects what handlers raised, from any thread."""
 
     def __init__(self) -> None:
-        self.any = False
         self._lock = threading.Lock()
         self._fatal: list[tuple[int, int, BaseException, str]] = []
         self._notes: list[str] = []
@@ -26,7 +21,6 @@ class Failures:
     def add(self, seq: int, order: int, error: BaseException, note: str, *, fatal: bool) -> None:
         """Notes an error, with the event's `seq` and the subscription's place."""
         with self._lock:
-            self.any = True
             if not isinstance(error, Exception):
                 self._interrupt = self._interrupt or error
             elif fatal:

@@ -34,7 +34,7 @@ class Holdups:
     """Warns of the subscribers that hold one run's training up. For the training thread.
 
     Attributes:
-        look_at: When to look again (`time.perf_counter`): so the hot path has one comparison.
+        look_at: When to look again (`time.perf_counter`).
     """
 
     def __init__(self, bus: Bus, run: str, ledger: Ledger) -> None:
@@ -57,6 +57,11 @@ class Holdups:
             subscription.name,
             subscription.options.buffer_size,
         )
+
+    def glance(self, now: float) -> None:
+        """Looks, if it is time to: nearly always this is one comparison."""
+        if now >= self.look_at:
+            self.look(now)
 
     def look(self, now: float) -> None:
         """Names those that have taken too much of the run until now."""

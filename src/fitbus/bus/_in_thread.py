@@ -114,9 +114,7 @@ class ThreadCalls:
         self._acting.pop()
         acting.mark.active = False
         standing.reset(acting.token)
-        now = time.perf_counter()
-        if now >= self._holdups.look_at:
-            self._holdups.look(now)
+        self._holdups.glance(time.perf_counter())
 
     def _call(self, acting: _Acting, hook: Hook, logs: dict[str, float]) -> None:
         """Calls a handler whose turn was acquired, and gives that back."""

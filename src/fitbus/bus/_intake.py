@@ -81,18 +81,18 @@ class Intake:
         """Whether training has to be held until there is room."""
         return self._blocks and not self.closing and self.mailbox.full
 
-    def offer(self, event: Event, together: bool = False) -> None:
+    def offer(self, event: Event, *, held: bool = False) -> None:
         """Takes an event in, unless a filter holds it back. The lock is held.
 
         Args:
             event: The event.
-            together: Whether it is one of several between which a loop can't be held.
+            held: Whether a `block` mailbox takes it beyond its size, as the loop is held later.
         """
         if self.filter.active and not self.filter.passes(event):
             return
         if self.closing:  # a predicate has ended it, its own or one before
             return
-        full = self.mailbox.put_all((event,)) if together else self.mailbox.put(event)
+        full = self.mailbox.put_all((event,)) if held else self.mailbox.put(event)
         if full and self._blocks:
             self._bus.crowded = True
         if not self._armed:

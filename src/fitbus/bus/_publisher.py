@@ -119,7 +119,7 @@ class Publisher(Sender):
             route = self.delivery.routes.of_event(event)
             self.standstill.check_thread(event, route)
             at = self.step if step is None else step
-            event = self.delivery.one(event, route, at, self.epoch, errors, True)
+            event = self.delivery.one(event, route, at, self.epoch, errors, held=True)
             calls = self.standstill.calls_on_loop(event, route.on_loop, errors)
         self.fail_all(errors)
         self.flush()
@@ -223,7 +223,7 @@ class Publisher(Sender):
             self.inbox
             or self.bus.crowded
             or self.standstill.cancelled
-            or self.failures.any
+            or self.failures.pending
             or self.deferred
             or self.desk.left
         )

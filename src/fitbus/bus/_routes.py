@@ -55,7 +55,7 @@ class Routes:
 
     def of_events(self, events: Iterable[Event]) -> dict[type[Event], Route]:
         """The subscribers to each type of some events. Any thread."""
-        return {kind: self.of(kind) for kind in dict.fromkeys(map(type, events))}
+        return {kind: self.of_event(event) for kind, event in {type(e): e for e in events}.items()}
 
     def forget(self) -> None:
         """Finds them out anew from here on. The lock is held."""

@@ -62,7 +62,7 @@ class Sender(abc.ABC):
             if self.closed and not late:
                 return
             route = self.delivery.routes.of_event(event)
-            event = self.delivery.one(event, route, self.step, self.epoch, errors, held)
+            event = self.delivery.one(event, route, self.step, self.epoch, errors, held=held)
             if route.on_loop:
                 self.standstill.calls_on_loop(event, route.on_loop, errors, waited_for=False)
             if route.in_thread:
@@ -144,5 +144,6 @@ class Sender(abc.ABC):
             self.flush(now)
 
     def fail_all(self, errors: Errors) -> None:
+        """Deals with what predicates raised. Without the lock."""
         for subscription, event, error in errors:
             self.fail(subscription, event, error)

@@ -33,7 +33,6 @@ class Standstill:
     """The waits of one training thread.
 
     Attributes:
-        cancelled: Whether the run was cancelled.
         holdups: Warns of those that are waited for too long.
     """
 
@@ -42,9 +41,13 @@ class Standstill:
         self._bus = bus
         self._bell = threading.Event()
         self._deadline: float | None = None
-        self.cancelled = False
         self._ledger = publisher.ledger
         self.holdups = Holdups(bus, publisher.run, publisher.ledger)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was cancelled."""
+        return self._deadline is not None
 
     @property
     def given_up(self) -> bool:
@@ -60,7 +63,6 @@ class Standstill:
         """Ends all waits: at once for room, after `within_s` for handlers."""
         if self._deadline is None:
             self._deadline = time.monotonic() + within_s
-        self.cancelled = True
         self.ring()
 
     def ring(self) -> None:
@@ -117,8 +119,7 @@ class Standstill:
             for subscription in slow:
                 self._ledger.charge(subscription, now - since)
             since, slow = now, self._crowded()
-            if now >= self.holdups.look_at:
-                self.holdups.look(now)
+            self.holdups.glance(now)
 
         self._bus.runs.hold(self._publisher)
         try:
@@ -177,8 +178,7 @@ class Standstill:
                 if until > since:
                     self._ledger.charge(subscription, until - since)
             since = now
-            if now >= self.holdups.look_at:
-                self.holdups.look(now)
+            self.holdups.glance(now)
 
         try:
             self.wait(lambda: all(call.done for _, call in calls) or self._given_up(), charge)

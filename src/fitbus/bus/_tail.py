@@ -78,9 +78,8 @@ class Tail:
         gap = gaps[-1] if gaps else None
         if gap is not None:
             if gap.kinds is not kinds and set(kinds) != set(gap.kinds):
-                if (
-                    gap.count == first - gap.seq and count == last - first + 1
-                ):  # no event among them
+                without_events = gap.count == first - gap.seq and count == last - first + 1
+                if without_events:
                     gap.kinds = tuple({*gap.kinds, *kinds})
                 else:
                     gap = None

@@ -100,7 +100,7 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
             running = zeros(layout, engine.state)
             step = engine.steps.evaluate(engine.state, item.batch)
         if pipeline.exact:
-            pipeline.around(index, engine.updates, partial(compute, item.batch), 0)
+            pipeline.around(index, engine.updates, partial(compute, item.batch))
         else:
             pipeline.push(index, engine.updates, compute(item.batch))
         index += 1

@@ -84,9 +84,8 @@ class Executions:
     def _decide(self, step_s: float) -> None:
         if not self._single_s:
             self._single_s = step_s
-            self.steps = min(_MOST, round(_GOAL_S / step_s))
+            self.steps = max(1, min(_MOST, round(_GOAL_S / step_s)))
             self._open = self.steps > 1
-            self.steps = max(1, self.steps)
             self._left_out, self._seconds, self._done = _UNCOUNTED, 0.0, 0
             return
         self._open = False
@@ -164,20 +163,13 @@ def stacked(batches: Sequence[Batch], size: int) -> Batch:
     filled = [*batches, *[batches[-1]] * (size - len(batches))]
 
     def stack(*leaves: Any) -> Any:
+        library: Any = jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np
         if all(leaf is leaves[0] for leaf in leaves):  # the weights of whole batches, for one
-            return _repeated(leaves[0], size)
-        if any(isinstance(leaf, jax.Array) for leaf in leaves):
-            return jnp.stack(leaves)
-        return np.stack(leaves)
+            return library.broadcast_to(leaves[0], (size, *leaves[0].shape))
+        return library.stack(leaves)
 
     found: Batch = sent(jax.tree.map(stack, *filled))
     return found
-
-
-def _repeated(leaf: Any, size: int) -> Any:
-    if isinstance(leaf, jax.Array):
-        return jnp.broadcast_to(leaf, (size, *leaf.shape))
-    return np.broadcast_to(leaf, (size, *np.shape(leaf)))
 
 
 def _shapes(item: HostBatch) -> Any:

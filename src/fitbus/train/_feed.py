@@ -43,8 +43,7 @@ class Feed:
         self._limit = steps
         self._passes = 0
         self._batches: Iterator[HostBatch] | None = None
-        self._peeked: HostBatch | None = None
-        self._back: list[HostBatch] = []  # that were handed out, and come again
+        self._ahead: list[HostBatch] = []  # pulled, and not handed out; or given back
         self._any = False
         self._warned = False
         self._taken = 0  # batches of this pass that were handed out
@@ -189,7 +188,7 @@ class Feed:
                 )
         except Interrupted:
             return None
-        return self._peeked
+        return self._ahead[0]
 
     def epoch(self) -> Iterator[HostBatch]:
         """The batches of the next epoch; they end early if they are called off.
@@ -199,7 +198,7 @@ class Feed:
         """
         self.called_off = False
         whole = self._limit is None and self._source.restarts
-        if (self._anew or whole) and self._peeked is None and not self._done:
+        if (self._anew or whole) and not self._ahead and not self._done:
             self._drop()
         if (self._each or not self._any) and not self._over:
             self.peek()
@@ -225,7 +224,7 @@ class Feed:
     def give_back(self, batches: Sequence[HostBatch]) -> None:
         """Takes back the batches that were handed out last, of an epoch that ended before them."""
         if not (self._anew or (self._limit is None and self._source.restarts)):
-            self._back[:0] = batches
+            self._ahead[:0] = batches
             self._taken -= len(batches)
 
     def has_more(self) -> bool:
@@ -246,18 +245,18 @@ class Feed:
 
     def close(self) -> None:
         """Lets go of what it reads from, at the end; raises what closing that raised."""
-        self._peeked = None
+        self._ahead.clear()
         self._drop()
 
     def _look(self) -> bool:
         """Whether there is a next batch; waits for it."""
-        if self._peeked is None:
-            self._peeked = self._pull()
-        return self._peeked is not None
+        if not self._ahead:
+            found = self._pull()
+            self._ahead += [] if found is None else [found]
+        return bool(self._ahead)
 
     def _drop(self) -> None:
         """Leaves off a pass."""
-        self._back.clear()
         batches, self._batches = self._batches, None
         close: Callable[[], object] | None = getattr(batches, "close", None)
         if close is not None:
@@ -276,17 +275,13 @@ class Feed:
 
     def _next(self) -> HostBatch | None:
         """The next batch of the pass; None at its end."""
-        batch, self._peeked = self._peeked, None
-        if batch is None:
-            batch = self._pull()
+        batch = self._ahead.pop(0) if self._ahead else self._pull()
         if batch is not None:
             self._taken += 1
         return batch
 
     def _pull(self) -> HostBatch | None:
         """The same, from the source, to be handed out later."""
-        if self._back:
-            return self._back.pop(0)
         if self.exhausted:
             return None
         if self._batches is None:

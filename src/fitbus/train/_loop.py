@@ -94,7 +94,7 @@ def train_epoch(
         index, done = engine.batch, engine.updates
         exact = pipeline.exact
         if exact:
-            pipeline.around(index, done, partial(compute, items), 1, len(items))
+            pipeline.around(index, done, partial(compute, items), len(items))
         else:
             pipeline.push(index, done + 1, compute(items), len(items))
         executions.done(len(items), exact=exact)

@@ -90,16 +90,13 @@ class Pipeline:
         if self._copies is not False:
             self._begin_copy(vector)
         if len(out) >= flight.executions(steps):
-            if not flight.is_fixed and flight.is_due(
-                soon=True
-            ):  # while this thread waits, the event loop has the GIL
-                self._look()
-                self._tell()
+            # First: while this thread waits, the event loop has the GIL.
+            if not flight.is_fixed and flight.is_due(soon=True):
+                self._catch_up()
             if len(out) >= flight.executions(steps):
                 self._wait_for(flight.stride(len(out)))
         if (self._there and flight.is_fixed) or flight.is_due():
-            self._look()
-            self._tell()
+            self._catch_up()
 
     def before_fetching(self, fetch_s: float) -> None:
         """Tells what has landed, before the thread turns to a data source that may block.
@@ -112,8 +109,7 @@ class Pipeline:
         """
         if fetch_s > _SLOW_SOURCE * self._flight.step_s > 0 or fetch_s > _SLOW_S:
             self.settle()
-        self._look()
-        self._tell()
+        self._catch_up()
 
     def settle(self) -> None:
         """Waits until all that was dispatched has landed, and publishes it."""
@@ -121,9 +117,7 @@ class Pipeline:
             self._wait_for(len(self._out))
         self._tell()
 
-    def around(
-        self, batch: int, step: int, compute: Callable[[], Any], updates: int, steps: int = 1
-    ) -> None:
+    def around(self, batch: int, step: int, compute: Callable[[], Any], steps: int = 1) -> None:
         """An execution while training waits for handlers: begin, compute, end.
 
         Of fused steps, begin and end of each come after all have been computed; what handlers
@@ -133,11 +127,10 @@ class Pipeline:
             batch: The index of its batch, or of the first one.
             step: Completed optimizer updates before it.
             compute: Dispatches it; returns its vector, or vectors.
-            updates: 1 for training, 0 for an evaluation.
             steps: How many steps it has.
         """
         self.settle()
-        publisher = self._publisher
+        publisher, updates = self._publisher, self._updates
         if steps == 1:
             publisher.step = step
             self._tell_begin(batch)
@@ -153,8 +146,7 @@ class Pipeline:
                     self._tell_begin(batch + place, step + updates * place)
                 publisher.desk.put_off = place < steps - 1
                 end = self._end_of(batch + place, values)
-                at = step + updates * (place + 1) if steps > 1 else None
-                publisher.barrier(end, step=at)
+                publisher.barrier(end, step=step + updates * (place + 1))
         finally:
             publisher.desk.put_off = False
 
@@ -187,18 +179,18 @@ class Pipeline:
             started = time.perf_counter()
             self._out[0].vector.block_until_ready()
             if time.perf_counter() - started > flight.flush_s:  # steps have become slow
-                self._look()
-                self._tell()
+                self._catch_up()
                 return
         self._out[executions - 1].vector.block_until_ready()
         self._landed(executions)
 
-    def _look(self) -> None:
-        """Sees how many have landed."""
+    def _catch_up(self) -> None:
+        """Sees how many have landed, and publishes them."""
         count = 0
         while count < len(self._out) and self._out[count].vector.is_ready():
             count += 1
         self._landed(count)
+        self._tell()
 
     def _landed(self, executions: int) -> None:
         if executions:
