@@ -16,7 +16,6 @@ from typing import Any
 __all__ = [
     "Row",
     "check",
-    "differences",
     "interleaved",
     "machine",
     "parser",
@@ -103,11 +102,6 @@ def interleaved(cases: dict[str, Callable[[], float]], pairs: int) -> dict[str, 
 def ratios(seconds: dict[str, list[float]], case: str, base: str) -> list[float]:
     """The ratio of two cases, round by round."""
     return [a / b for a, b in zip(seconds[case], seconds[base], strict=True)]
-
-
-def differences(values: dict[str, list[float]], case: str, base: str) -> list[float]:
-    """The difference of two cases, round by round."""
-    return [a - b for a, b in zip(values[case], values[base], strict=True)]
 
 
 def quantile(values: Sequence[float], q: float) -> float:

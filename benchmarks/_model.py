@@ -14,7 +14,7 @@ import optax
 
 import fitbus
 
-__all__ = ["FEATURES", "SIZES", "Built", "bare", "build"]
+__all__ = ["FEATURES", "SIZES", "Built", "bare", "build", "epoch_s", "updating"]
 
 # (width, batch size, steps) by how long a step takes, about, on two CPU cores.
 SIZES = {
@@ -73,18 +73,23 @@ def build(width: int, batch: int, steps: int, layers: int = 1) -> Built:
     return Built(task, params, x, y)
 
 
-def bare(built: Built, batch: int, steps: int) -> Callable[[], float]:
-    """A plain loop over the jitted, donating step, nothing read back: gives seconds a step."""
-    task, params, x, y = built
-    trainer = fitbus.Trainer(task, params)
+def updating(task: fitbus.Supervised, batch: int) -> Callable[[Any, Any, Any], Any]:
+    """What the step of a loop by hand does: `(state, x, y) -> (state, metrics)`."""
     ones = np.ones(batch, np.float32)
-    starts = range(0, len(x), batch)
 
     def update(state: Any, x: Any, y: Any) -> Any:
         state, metrics = task.train_step(state, fitbus.Batch(x, y, ones))
         return dataclasses.replace(state, step=state.step + 1), metrics
 
-    step = jax.jit(update, donate_argnums=0)
+    return update
+
+
+def bare(built: Built, batch: int, steps: int) -> Callable[[], float]:
+    """A plain loop over the jitted, donating step, nothing read back: gives seconds a step."""
+    task, params, x, y = built
+    trainer = fitbus.Trainer(task, params)
+    starts = range(0, len(x), batch)
+    step = jax.jit(updating(task, batch), donate_argnums=0)
 
     def measure() -> float:
         state = jax.tree.map(jnp.copy, trainer.state)
@@ -97,3 +102,13 @@ def bare(built: Built, batch: int, steps: int) -> Callable[[], float]:
 
     measure()  # compiles
     return measure
+
+
+async def epoch_s(run: fitbus.Run[Any]) -> float:
+    """Carries a run of one epoch out; gives the seconds between its begin and its end."""
+    times: list[float] = []
+    run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochBegin)
+    run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochEnd)
+    async with run:
+        await run.wait()
+    return times[1] - times[0]

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _harness import Row, check, parser, run_on, show
-from _model import SIZES, build
+from _model import SIZES, Built, bare, build, epoch_s, updating
 
 import fitbus
 
@@ -38,19 +38,14 @@ def flat(state: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return leaves_of, built_of
 
 
-def hand_written(
-    task: fitbus.Supervised, params: Any, x: Any, y: Any, batch: int, steps: int
-) -> dict[str, Callable[[], float]]:
+def hand_written(built: Built, batch: int, steps: int) -> dict[str, Callable[[], float]]:
     """The loops without fitbus: the same update and the same metrics of each batch."""
+    task, params, x, y = built
     trainer = fitbus.Trainer(task, params)
     per_pass = len(x) // batch
-    ones = np.ones(batch, np.float32)
-
-    def update(state: Any, x: Any, y: Any) -> Any:
-        state, metrics = task.train_step(state, fitbus.Batch(x, y, ones))
-        return dataclasses.replace(state, step=state.step + 1), metrics
-
+    update = updating(task, batch)
     step = jax.jit(update, donate_argnums=0)
+    bare_step_s = bare(built, batch, steps)
 
     # The fastest that we know: data on the device, sliced in the step; a flat list of arrays as
     # state, with the random key as its data, which spares JAX work in Python.
@@ -67,15 +62,6 @@ def hand_written(
 
     def fresh() -> Any:
         return jax.tree.map(jnp.copy, trainer.state)
-
-    def bare() -> float:
-        state = fresh()
-        started = time.perf_counter()
-        for i in range(steps):
-            at = i % per_pass * batch
-            state, _ = step(state, x[at : at + batch], y[at : at + batch])
-        jax.block_until_ready(state)
-        return time.perf_counter() - started
 
     def reading() -> float:
         state = fresh()
@@ -95,13 +81,12 @@ def hand_written(
         jax.block_until_ready(state)
         return time.perf_counter() - started
 
-    return {"bare": bare, READING: reading, "best by hand": best}
+    return {"bare": lambda: bare_step_s() * steps, READING: reading, "best by hand": best}
 
 
-def with_fitbus(
-    task: fitbus.Supervised, params: Any, x: Any, y: Any, batch: int, steps: int, loop: str
-) -> dict[str, Callable[[], float]]:
+def with_fitbus(built: Built, batch: int, steps: int, loop: str) -> dict[str, Callable[[], float]]:
     """The same training as `fit`, with subscribers of several kinds."""
+    task, params, x, y = built
     trainer = fitbus.Trainer(task, params)
 
     def fit(make: Callable[[], list[Any]], fused: int = 1) -> Callable[[], float]:
@@ -110,12 +95,7 @@ def with_fitbus(
         async def main() -> float:
             await trainer.fit(x, y, steps_per_epoch=2, **options)
             run = trainer.run(x, y, steps_per_epoch=steps, callbacks=make(), **options)
-            times: list[float] = []
-            run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochBegin)
-            run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochEnd)
-            async with run:
-                await run.wait()
-            return times[1] - times[0]
+            return await epoch_s(run)
 
         return lambda: float(run_on(loop, main))
 
@@ -198,8 +178,8 @@ def main() -> None:
         if options.smoke:
             steps = 100
         built = build(width, batch, steps)
-        cases = hand_written(*built, batch, steps)
-        cases |= with_fitbus(*built, batch, steps, options.loop)
+        cases = hand_written(built, batch, steps)
+        cases |= with_fitbus(built, batch, steps, options.loop)
         cases["bare"]()
         bare_ms = [cases["bare"]() / steps * 1e3 for _ in range(options.pairs)]
         rows = [Row.of("bare, a step", bare_ms, "ms")]

@@ -20,6 +20,7 @@ import anyio
 import jax.numpy as jnp
 import numpy as np
 from _harness import Row, check, interleaved, parser, ratios, run_on, show
+from _model import epoch_s
 
 import fitbus
 from fitbus import BatchEnd, Bus, Event
@@ -95,14 +96,9 @@ class Fit:
         run = self._trainer.run(
             self._x, batch_size=1, steps_per_epoch=self.steps, shuffle=False, callbacks=callbacks
         )
-        times: list[float] = []
-        run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochBegin)
-        run.add(lambda event: times.append(time.perf_counter()), fitbus.EpochEnd)
         for _ in range(unwanted):
             run.add(reader(), Unwanted, wait=False)
-        async with run:
-            await run.wait()
-        return times[1] - times[0]
+        return await epoch_s(run)
 
 
 async def tenths(fit: Fit) -> list[float]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import signal
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +23,8 @@ from jax.core import Tracer
 import fitbus
 from fitbus import BatchEnd, EpochEnd, TrainBegin, TrainState, handler
 from fitbus.testing import Gate, toy_problem
+
+from ._devices import run_on_devices
 
 pytestmark = pytest.mark.anyio
 
@@ -336,20 +336,7 @@ def run_on_four_devices(program: str) -> None:
             if name == "/jax/core/compile/backend_compile_duration" else None
         )
     """
-    whole = textwrap.dedent(code) + textwrap.dedent(program)
-    done = subprocess.run(
-        [sys.executable, "-c", whole],
-        env={
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": ":".join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_devices(4, textwrap.dedent(code) + textwrap.dedent(program))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from fitbus.testing import EventRecorder
 from fitbus.train._executions import Executions
 
 from ._bad_input import refused
+from ._spin import spin
 
 MANY = 10**9
 STEP_S = 0.005  # so long, there is nothing to save
@@ -36,13 +37,6 @@ def measured(executions: Executions, steps: int, *, exact: bool = False) -> int:
         executions.done(steps, exact=exact)
         spin(STEP_S)
     return executions.steps
-
-
-def spin(seconds: float) -> None:
-    """Takes so long, or longer."""
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        pass
 
 
 def test_a_number_is_what_it_is() -> None:

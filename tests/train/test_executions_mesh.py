@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
+
+from ._devices import run_on_devices
 
 pytestmark = pytest.mark.slow
 
@@ -67,16 +65,4 @@ PROGRAM = """
 
 def test_over_two_devices_fused_steps_come_to_the_same() -> None:
     """Of host arrays with a short last batch, host batches, and batches that are sharded."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM)],
-        env={
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": ":".join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_devices(2, PROGRAM)

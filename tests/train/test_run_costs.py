@@ -13,18 +13,13 @@ from fitbus import BatchEnd, Callback, EpochEnd, Event, TrainEnd
 from fitbus.testing import toy_problem
 from fitbus.train import RunStatistics
 
+from ._spin import spin
+
 pytestmark = pytest.mark.anyio
 
 PROBLEM = toy_problem(64, 4)
 X, Y = PROBLEM.x, PROBLEM.y
 SHARED = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
-
-
-def spin(seconds: float) -> None:
-    """Takes so long: what is measured here is time that a handler needs."""
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        pass
 
 
 async def test_a_run_says_how_long_it_took_and_what_of_it_was_whose(
