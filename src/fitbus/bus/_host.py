@@ -81,7 +81,8 @@ class Host:
         """Starts the task of a handler; in the loop."""
         assert self._tasks is not None
         self._workers.add(subscription)
-        self._tasks.start_soon(work, subscription, self._bus, name=f"fitbus {subscription.name}")
+        name = f"fitbus {subscription.name}"
+        self._tasks.start_soon(work, subscription, self._bus, self, name=name)
 
     def left(self, subscription: Subscription[Any]) -> None:
         """Notes that a handler's task has ended."""

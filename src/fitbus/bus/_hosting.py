@@ -90,14 +90,6 @@ class Hosting:
                 self._host_of[subscription] = host
                 host.start(subscription)
 
-    def hands_over(self, subscription: Subscription[Any]) -> bool:
-        """Whether the host of a handler is being left, and another one takes it at once."""
-        return bool(self.hosts) and self.leaving(subscription)
-
-    def leaving(self, subscription: Subscription[Any]) -> bool:
-        """Whether the host of a handler is being left."""
-        return self._host_of[subscription].leaving
-
     def worker_left(self, subscription: Subscription[Any]) -> None:
         """Notes that a handler's task has ended; another host may take it."""
         self._host_of.pop(subscription).left(subscription)

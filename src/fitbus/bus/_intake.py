@@ -166,11 +166,8 @@ class Intake:
             self.undelivered += calls
 
     async def wait_for_change(self) -> None:
-        """Waits in the loop until there may be something to take, or it ends."""
+        """Waits in the loop until there may be something to take, or the stream ends."""
         if self.mailbox or self.ended:
-            return
-        if self.alarm is not None:
-            await self.alarm.sleep()
             return
         if self._changed is None or self._changed.is_set():
             self._changed = anyio.Event()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, TypeAlias, final
 
 from fitbus.bus._options import Overflow
@@ -134,20 +135,22 @@ class Mailbox:
         return item
 
     def take_some(self, most: int) -> list[Item]:
-        """Takes out what comes first, up to a number of items; at least one if any is there."""
+        """Takes out what comes first: events up to a number, or by itself what isn't just that.
+
+        Returns:
+            Events in a row that have come in; or one item, as `take` does; or nothing.
+        """
         queue = self._queue
-        taken: list[Item] = []
-        if not self._kept and len(queue) == self._count:  # no marker is among them
-            if len(queue) <= most:
-                taken.extend(queue)
-                queue.clear()
-            else:
-                taken.extend(queue.popleft() for _ in range(most))
-            self._count -= len(taken)
-            self.taken += len(taken)
-            return taken
-        while len(taken) < most and (item := self.take()) is not None:
-            taken.append(item)
+        if self._kept or (queue and isinstance(queue[0], Marker)):
+            item = self.take()
+            return [] if item is None else [item]
+        count = min(most, len(queue))
+        if len(queue) != self._count:  # there are markers: up to the first one
+            head = enumerate(islice(queue, count))
+            count = next((place for place, item in head if isinstance(item, Marker)), count)
+        taken = [queue.popleft() for _ in range(count)]
+        self._count -= count
+        self.taken += count
         return taken
 
     def give_up(self, events: int) -> None:

@@ -20,6 +20,7 @@ from fitbus.events import Event, Lagged
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
+    from fitbus.bus._host import Host
     from fitbus.bus._options import Hook
     from fitbus.bus._publisher import Publisher
     from fitbus.bus._subscription import Subscription
@@ -62,7 +63,7 @@ def stands_in(publisher: Publisher) -> bool:
     return mark is not None and mark.active and mark.in_thread and mark.publisher is publisher
 
 
-async def work(subscription: Subscription[Any], bus: Bus) -> None:
+async def work(subscription: Subscription[Any], bus: Bus, host: Host) -> None:
     """Handles what comes, until the subscription ends or its host leaves.
 
     The scope is shielded: it is the bus that ends its workers, after `TrainEnd`, not a cancelled
@@ -72,7 +73,7 @@ async def work(subscription: Subscription[Any], bus: Bus) -> None:
         subscription.scope = scope
         subscription.alarm = Alarm()
         try:
-            await _loop(subscription, bus)
+            await _loop(subscription, bus, host, subscription.alarm)
         except anyio.get_cancelled_exc_class():
             if scope.cancel_called:
                 raise
@@ -80,33 +81,36 @@ async def work(subscription: Subscription[Any], bus: Bus) -> None:
             # would cancel the whole task group, the caller of `fit` with it.
         finally:
             subscription.scope = subscription.alarm = None
-            if not bus.hosting.leaving(subscription):
+            if not host.leaving:
                 subscription.cancel()
             bus.hosting.worker_left(subscription)
 
 
-async def _loop(subscription: Subscription[Any], bus: Bus) -> None:
-    while not subscription.ended and not bus.hosting.hands_over(subscription):
+async def _loop(subscription: Subscription[Any], bus: Bus, host: Host, alarm: Alarm) -> None:
+    # A host that is being left hands its handlers over at once, if there is another one.
+    while not subscription.ended and not (host.leaving and bus.hosting.hosts):
         items = subscription.take_some()
         if items:
             await _handle_items(subscription, bus, items)
         elif subscription.closing:
             subscription.cancel()
-        elif bus.hosting.leaving(subscription):
+        elif host.leaving:
             return
         else:
-            await subscription.wait_for_change()
+            await alarm.sleep()
 
 
-async def _handle_items(subscription: Subscription[Any], bus: Bus, items: list[Item]) -> None:
+async def _handle_items(subscription: Subscription[Any], bus: Bus, items: list[Any]) -> None:
     """Handles items in order; what one that ends on the way leaves behind is counted as lost."""
-    direct = subscription.direct
+    # Several are events, and no `Lagged` is among them; so the first one tells for all.
+    is_plain = isinstance(items[0], Event) and type(items[0]) is not Lagged
+    direct = subscription.direct if is_plain else None
     started = time.perf_counter()
     place = 0
     try:
         for item in items:
             place += 1
-            if direct is not None and item.__class__ is not Lagged and isinstance(item, Event):
+            if direct is not None:
                 # What `_handle` would come down to, at half the cost.
                 try:
                     result = await direct(item)
