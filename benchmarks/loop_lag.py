@@ -4,7 +4,8 @@ A heartbeat sleeps for a millisecond again and again on the event loop; its lag 
 than that it wakes up. Each case is measured in turn, round after round, with `idle` among them:
 the same heartbeat while nothing else goes on, which is what the machine itself is late by. Of each
 round, the median, the 99th percentile and the worst lag are taken; a row has the median of these
-over all rounds, and the quartiles.
+over all rounds, and the quartiles. `by hand` is a plain loop over the same step in a thread: what
+training does to an event loop in any case.
 
 The training thread and the event loop share one GIL. A jitted step gives it up while it computes;
 tracing and lowering a large model hold it for tens of milliseconds: see `compiling`.
@@ -20,7 +21,7 @@ from typing import Any
 
 import anyio
 from _harness import Row, check, parser, quantile, run_on, show
-from _model import SIZES, build
+from _model import SIZES, bare, build
 
 import fitbus
 from fitbus.callbacks import BackupAndRestore
@@ -78,6 +79,18 @@ def training(size: str, subscribers: int, smoke: bool) -> Callable[[], Awaitable
     return fit
 
 
+def by_hand(size: str, smoke: bool) -> Callable[[], Awaitable[object]]:
+    """A plain loop in a thread, at a size of step, compiled before."""
+    width, batch, steps = SIZES[size]
+    steps = 20 if smoke else steps
+    epoch = bare(build(width, batch, steps), batch, steps)
+
+    async def fit() -> None:
+        await anyio.to_thread.run_sync(epoch)
+
+    return fit
+
+
 def compiling(smoke: bool) -> Callable[[], Awaitable[object]]:
     """The first steps of a deep model, traced and compiled anew each time."""
     built = build(64, 32, 2, layers=2 if smoke else DEEP)
@@ -114,8 +127,10 @@ def main() -> None:
         options.pairs = 1
     cases: dict[str, Callable[[], Awaitable[object]]] = {
         "idle": idle,
+        "by hand, 0.1 ms": by_hand("0.1 ms", options.smoke),
         "training, 0.1 ms, no subscriber": training("0.1 ms", 0, options.smoke),
         "training, 0.1 ms, 10 concurrent": training("0.1 ms", 10, options.smoke),
+        "by hand, 1 ms": by_hand("1 ms", options.smoke),
         "training, 1 ms, no subscriber": training("1 ms", 0, options.smoke),
         "training, 1 ms, 10 concurrent": training("1 ms", 10, options.smoke),
         "compiling": compiling(options.smoke),

@@ -3,16 +3,21 @@
 Each row is a ratio to `bare`: the same jitted, donating step in a plain `for` over slices of the
 same NumPy arrays, with nothing read back. `best by hand` is the fastest loop that we know for the
 case, so that no figure looks better than it is. Waiting handlers are compared with a bare loop that
-reads the loss every step, since they see it.
+reads the loss every step, since they see it. `10 tasks, by hand` is what concurrent subscribers are
+without a bus: a thread that reads each loss once its step is done, two steps in flight, and tells
+the event loop, where ten tasks get it from streams of their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import anyio
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +25,7 @@ from _harness import Row, check, parser, run_on, show
 from _model import SIZES, Built, bare, build, epoch_s, updating
 
 import fitbus
+from fitbus._loops import LoopHandle
 
 READING = "bare, reading the loss"
 
@@ -38,7 +44,7 @@ def flat(state: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return leaves_of, built_of
 
 
-def hand_written(built: Built, batch: int, steps: int) -> dict[str, Callable[[], float]]:
+def hand_written(built: Built, batch: int, steps: int, loop: str) -> dict[str, Callable[[], float]]:
     """The loops without fitbus: the same update and the same metrics of each batch."""
     task, params, x, y = built
     trainer = fitbus.Trainer(task, params)
@@ -81,7 +87,63 @@ def hand_written(built: Built, batch: int, steps: int) -> dict[str, Callable[[],
         jax.block_until_ready(state)
         return time.perf_counter() - started
 
-    return {"bare": lambda: bare_step_s() * steps, READING: reading, "best by hand": best}
+    return {
+        "bare": lambda: bare_step_s() * steps,
+        READING: reading,
+        "best by hand": best,
+        "10 tasks, by hand": tasks_by_hand(built, batch, steps, loop),
+    }
+
+
+def tasks_by_hand(built: Built, batch: int, steps: int, loop: str) -> Callable[[], float]:
+    """A thread that trains, and tells ten tasks of the event loop each loss."""
+    task, params, x, y = built
+    trainer = fitbus.Trainer(task, params)
+    starts = range(0, len(x), batch)
+    step = jax.jit(updating(task, batch), donate_argnums=0)
+
+    def train(tell: Callable[[float], object]) -> float:
+        state = jax.tree.map(jnp.copy, trainer.state)
+        out: deque[Any] = deque()
+        started = time.perf_counter()
+        for i in range(steps):
+            at = starts[i % len(starts)]
+            state, metrics = step(state, x[at : at + batch], y[at : at + batch])
+            out.append(metrics["loss"][0])
+            if len(out) == 2:
+                tell(float(out.popleft()))
+        jax.block_until_ready(state)
+        return time.perf_counter() - started
+
+    return lambda: float(run_on(loop, lambda: telling_tasks(train, steps)))
+
+
+async def telling_tasks(train: Callable[[Callable[[float], object]], float], steps: int) -> float:
+    """Carries a training out in a thread; what it tells goes to ten tasks, in streams."""
+    handle = LoopHandle()
+    sending: list[Any] = []
+    total = 0.0
+
+    async def read(stream: Any) -> None:
+        nonlocal total
+        async for loss in stream:
+            total += loss
+
+    def send(loss: float) -> None:
+        for stream in sending:
+            stream.send_nowait(loss)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            stream, receiving = anyio.create_memory_object_stream[float](steps)
+            sending.append(stream)
+            group.start_soon(read, receiving)
+        seconds = await anyio.to_thread.run_sync(
+            train, lambda loss: handle.call_soon(partial(send, loss))
+        )
+        for stream in sending:
+            stream.close()
+    return seconds
 
 
 def with_fitbus(built: Built, batch: int, steps: int, loop: str) -> dict[str, Callable[[], float]]:
@@ -114,8 +176,6 @@ def with_fitbus(built: Built, batch: int, steps: int, loop: str) -> dict[str, Ca
         return read
 
     async def sleeper(event: fitbus.BatchEnd) -> None:
-        import anyio
-
         await anyio.sleep(0.05)
 
     def slow() -> list[Any]:
@@ -157,6 +217,7 @@ ROWS: list[tuple[str, str, float | None, float | None]] = [
     ("no subscriber", "bare", 1.02, 1.02),
     ("1 concurrent", "bare", None, None),
     ("10 concurrent", "bare", 1.05, 1.01),
+    ("10 tasks, by hand", "bare", None, None),
     ("10 concurrent, one asleep", "10 concurrent", 1.02, 1.02),
     ("10 waiting", READING, 1.10, 1.10),
     ("no subscriber, 32 fused", "bare", None, None),
@@ -178,7 +239,7 @@ def main() -> None:
         if options.smoke:
             steps = 100
         built = build(width, batch, steps)
-        cases = hand_written(built, batch, steps)
+        cases = hand_written(built, batch, steps, options.loop)
         cases |= with_fitbus(built, batch, steps, options.loop)
         cases["bare"]()
         bare_ms = [cases["bare"]() / steps * 1e3 for _ in range(options.pairs)]

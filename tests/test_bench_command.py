@@ -161,6 +161,7 @@ def test_each_measures_one_by_one_on_the_loop_that_is_asked_for(
         ("fitbus:BatchEnd", "is an event type; name a function that takes one"),
         ("mine:LIMIT", "'mine:LIMIT' is int 3; name a callback, a handler, or a function or list"),
         ("mine:untold", "'mine:untold' can't be a handler: the event types can't be told from the"),
+        ("mine:refused", "EarlyStopping.monitor: found 'nothing'; the logs will have ['accuracy',"),
         ("mine:wrong", "'mine:wrong' gives the class Counts; give an object of it"),
     ],
 )

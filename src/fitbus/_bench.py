@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fitbus._specs import Maker, MistakeError, maker
+from fitbus.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from fitbus.testing import Overhead
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, str(Path.cwd()))
     try:
         _bench(options)
-    except MistakeError as mistake:
+    except (MistakeError, InvalidArgumentError) as mistake:
         sys.stderr.write(f"python -m fitbus bench: {mistake}\n")
         return 2
     except KeyboardInterrupt:

@@ -62,6 +62,17 @@ def test_fast_steps_are_fused_if_that_is_faster() -> None:
     assert measured(executions, 1) == executions.size(exact=False) == 64
 
 
+def test_it_logs_what_it_decided(caplog: pytest.LogCaptureFixture) -> None:
+    executions = Executions("auto")
+    with caplog.at_level("INFO", "fitbus"):
+        measured(executions, MANY // 1000)
+        assert not caplog.messages
+        measured(executions, MANY)
+    (message,) = caplog.messages
+    assert message.startswith("steps_per_execution='auto' is 64 from here on: a step took ")
+    assert message.endswith(" with 64 fused")
+
+
 def test_fast_steps_are_not_fused_if_that_is_no_faster() -> None:
     executions = Executions("auto")
     assert measured(executions, MANY) == 64

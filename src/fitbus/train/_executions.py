@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, final
@@ -22,6 +23,7 @@ _GOAL_S = 0.005  # of an execution that `"auto"` tries
 _WINDOW_S = 0.05  # that it measures each of the two for
 _UNCOUNTED = 2  # executions at the beginning of a window: they compile
 _GAIN = 0.95  # of the time of single steps, that fused ones may take at the most
+_logger = logging.getLogger("fitbus")
 
 
 @final
@@ -30,8 +32,8 @@ class Executions:
 
     `"auto"` measures single steps, and then as many fused ones as take about five milliseconds (64
     at the most), each for a twentieth of a second of training; it fuses them from then on if that
-    saves a twentieth of the time. Where a step takes longer, there is little to save, and nothing
-    is tried.
+    saves a twentieth of the time, and logs which. Where a step takes longer, there is little to
+    save, and nothing is tried.
 
     Args:
         wanted: A number, or `"auto"`.
@@ -89,8 +91,14 @@ class Executions:
             self._left_out, self._seconds, self._done = _UNCOUNTED, 0.0, 0
             return
         self._open = False
+        tried = self.steps
         if step_s > _GAIN * self._single_s:
             self.steps = 1
+        _logger.info(
+            "steps_per_execution='auto' is %d from here on: a step took %.3g ms by itself, and"
+            " %.3g ms with %d fused",
+            *(self.steps, self._single_s * 1e3, step_s * 1e3, tried),
+        )
 
 
 @final
