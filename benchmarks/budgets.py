@@ -1,6 +1,6 @@
 """Every budget in one table: runs the other scripts, and judges the rows that have a budget.
 
-    python benchmarks/budgets.py --json figures.jsonl --write benchmarks/README.md
+    python benchmarks/budgets.py --json figures.jsonl --write benchmarks/README.md --short README.md
 
 Each script runs in a process of its own, one after the other; those whose figures depend on the
 event loop run on each (`--loop`, several times; all three unless given). It takes the better part
@@ -83,6 +83,17 @@ ASKED = [
     Asked("modules of JAX that `import fitbus` loads", "facts", r"modules"),
     Asked("memory after many batches, a stuck subscriber", "memory", r".*"),
 ]
+
+# The short table: rows of overhead.py, in words.
+SHORT = {
+    "no subscriber / bare": "no subscriber",
+    "1 concurrent / bare": "1 concurrent handler that reads every batch",
+    "10 concurrent / bare": "10 of them",
+    "10 concurrent, 32 fused / bare": "10 of them, `steps_per_execution=32`",
+    "10 waiting / bare, reading the loss": "10 `def` handlers that training waits for",
+    "10 tasks, by hand / bare": "by hand: a thread that tells ten tasks of every batch",
+    "best by hand / bare": "by hand: the fastest loop that we know, which tells nobody",
+}
 
 Rows = list[dict[str, Any]]
 
@@ -181,6 +192,25 @@ def table(rows: Rows, asked: Iterable[Asked] = ASKED) -> str:
     return "\n".join(lines)
 
 
+def short(rows: Rows) -> str:
+    """Markdown: what `overhead.py` found on the first loop, a column for each size of step."""
+    sizes: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["script"] == "overhead" and row["loop"] == LOOPS[0]:
+            sizes.setdefault(row["table"], {})[row["name"]] = row
+    columns = sorted(sizes.values(), key=lambda size: size["bare, a step"]["median"])
+    heads = [f"{column['bare, a step']['median']:.2g} ms" for column in columns]
+    lines = [f"| | {' | '.join(heads)} |", f"|{'---|' * (len(columns) + 1)}"]
+    for name, words in SHORT.items():
+        found = [column.get(name) for column in columns]
+        cells = [
+            f"{row['median']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if row else ""
+            for row in found
+        ]
+        lines.append(f"| {words} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def machine() -> str:
     """What the figures hold for."""
     return (
@@ -209,16 +239,18 @@ def main() -> None:
     options.add_argument("--peer", action="append", default=[], help="as for peers.py")
     options.add_argument("--smoke", action="store_true", help="only whether all of them run")
     options.add_argument("--json", type=Path, metavar="FILE", help="stores the rows of all scripts")
+    options.add_argument("--stored", action="store_true", help="runs none: what --json has stored")
     options.add_argument("--write", type=Path, metavar="FILE", help="fills in the table there")
+    options.add_argument("--short", type=Path, metavar="FILE", help="fills in a short one there")
     given = options.parse_args()
-    if given.smoke and given.write:
-        options.error("--write is for real figures: leave out --smoke")
+    if given.smoke and (given.write or given.short):
+        options.error("--write and --short are for real figures: leave out --smoke")
     given.pairs = 1 if given.smoke else given.pairs
     loops = given.loop or (LOOPS[:1] if given.smoke else LOOPS)
     rows: Rows = []
     failed: list[str] = []
     ran: set[tuple[str, str]] = set()
-    for script in given.script or SCRIPTS:
+    for script in [] if given.stored else given.script or SCRIPTS:
         for loop in loops if SCRIPTS[script] else loops[:1]:
             arguments = ["--loop", loop, "--pairs", str(given.pairs)]
             arguments += ["--smoke"] if given.smoke else []
@@ -239,6 +271,8 @@ def main() -> None:
     print(text)
     if given.write:
         write(given.write, text)
+    if given.short:
+        write(given.short, short(rows))
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

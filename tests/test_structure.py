@@ -49,7 +49,7 @@ BELOW = {
         "train",
     },
     "__main__": {"_bench", "examples"},
-    "_bench": {"_specs", "testing"},
+    "_bench": {"_specs", "errors", "testing"},
     "_specs": {"bus", "errors", "events"},
     "front door": {"bus", "callbacks", "control", "errors", "events"},
 }

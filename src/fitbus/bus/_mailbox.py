@@ -84,11 +84,10 @@ class Mailbox:
             Whether it now holds `size` events or more.
         """
         self.published += 1
-        count = self._count
-        if count < self._limit:
+        if self._count < self._limit:
             self._queue.append(event)
-            self._count = count = count + 1
-            return count >= self._size
+            self._count += 1
+            return self._count >= self._size
         self._put_into_full(event)
         return self._count >= self._size
 
@@ -97,8 +96,11 @@ class Mailbox:
         if self._overflow == "latest" and all(event.batch_level for event in events):
             *others, last = events  # one look at what the last one replaces does for all
             self.published += len(others)
-            self._queue.extend(others)
-            self._count += len(others)
+            if self._wants_lagged:
+                self._queue.extend(others)
+                self._count += len(others)
+            else:
+                self.dropped += len(others)
             self.put(last)
         elif self._count + len(events) > self._limit and self._overflow != "block":
             for event in events:
