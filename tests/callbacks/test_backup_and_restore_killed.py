@@ -18,10 +18,11 @@ PROGRAM = """
 import hashlib, json, sys
 import numpy as np
 import fitbus
-from fitbus.callbacks import BackupAndRestore, EarlyStopping, History
+from fitbus.callbacks import BackupAndRestore, CSVLogger, EarlyStopping, History, JSONLogger
 from fitbus.testing import toy_problem
 
 directory, save_freq = sys.argv[1], sys.argv[2]
+csv, lines = f"{directory}.csv", f"{directory}.jsonl"
 problem = toy_problem(72, 5)
 
 backup = BackupAndRestore(directory, save_freq if save_freq == "epoch" else int(save_freq))
@@ -39,6 +40,8 @@ history = trainer.fit_sync(
         recorded,
         EarlyStopping("val_loss", patience=3, restore_best_weights=True),
         backup,
+        CSVLogger(csv),
+        JSONLogger(lines),
         fitbus.handler(fitbus.BatchEnd, wait=True)(tell),
     ],
 )
@@ -47,6 +50,8 @@ print(json.dumps({
     "params": {name: np.asarray(params[name]).tobytes().hex() for name in sorted(params)},
     "step": int(trainer.state.step),
     "history": [history.epoch, history.history, recorded.history],
+    "csv": open(csv, newline="").read(),
+    "lines": [json.loads(line) | {"time": 0, "run": ""} for line in open(lines)],
 }), flush=True)
 """
 STEPS = 36
@@ -94,7 +99,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     ("save_freq", "kills"), [("2", [13, 25]), ("epoch", [20])], ids=["twice", "by epoch"]
 )
-def test_parameters_and_history_are_those_of_an_undisturbed_process_bit_for_bit(
+def test_parameters_history_and_files_are_those_of_an_undisturbed_process_bit_for_bit(
     tmp_path: Path, undisturbed: Any, save_freq: str, kills: list[int]
 ) -> None:
     """Though the process is killed, by SIGKILL, after batches that were seen."""
@@ -105,5 +110,6 @@ def test_parameters_and_history_are_those_of_an_undisturbed_process_bit_for_bit(
     steps, result = finished(tmp_path, save_freq)
     assert 1 < steps[0] <= kills[-1] + 1
     assert steps == list(range(steps[0], STEPS + 1))
+    assert [line["seq"] for line in result["lines"]] == list(range(len(result["lines"])))
     assert result == undisturbed
     assert not tmp_path.exists()

@@ -10,7 +10,7 @@ import pytest
 
 import fitbus
 from fitbus.callbacks import BackupAndRestore, Callback, CSVLogger, JSONLogger
-from fitbus.callbacks._last_line import end_last_line
+from fitbus.callbacks._last_line import cut_last_lines, end_last_line
 from fitbus.testing import EventRecorder
 
 from ._interrupted import Interrupted, X, Y, fail_after, new_trainer
@@ -18,6 +18,27 @@ from ._interrupted import Interrupted, X, Y, fail_after, new_trainer
 pytestmark = pytest.mark.anyio
 
 BIG = 70_000  # more than is read at once
+
+
+@pytest.mark.parametrize("length", [1, 5_000, BIG])
+def test_last_lines_are_cut_off_down_to_one_that_stays(tmp_path: Path, length: int) -> None:
+    """However long they are; and never what is before a place."""
+    path = tmp_path / "lines"
+    kept, gone = b"k" * length + b"\n", b"g" * length + b"\n"
+    for lines, down_to, after in (
+        ([], 0, b""),
+        ([kept, kept], 0, kept * 2),
+        ([kept, gone, gone], 0, kept),
+        ([gone, kept, gone], 0, gone + kept),
+        ([gone, gone], 0, b""),
+        ([gone, gone, gone], len(gone), gone),
+        ([gone], len(gone), gone),
+    ):
+        path.write_bytes(b"".join(lines))
+        cut_last_lines(path, down_to, lambda line: line == gone)
+        assert path.read_bytes() == after
+    cut_last_lines(tmp_path / "none", 0, lambda line: True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fitbus.bus._options import Hook
     from fitbus.events import Event
 
-__all__ = ["Call", "Mark", "Turn"]
+__all__ = ["Call", "Mark", "Passed", "Turn"]
 
 
 @final
@@ -106,3 +106,19 @@ class Mark(Marker):
     async def wait(self) -> None:
         """Waits for it."""
         await self._reached.wait()
+
+
+@final
+class Passed(Marker):
+    """Tells threads that everything before it was handled."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+
+    def finish(self) -> None:
+        """Says so. Any thread."""
+        self._reached.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for it, so long at most; tells whether it came. Not in the event loop."""
+        return self._reached.wait(timeout_s)

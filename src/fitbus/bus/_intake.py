@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from fitbus._loops import Alarm
-from fitbus.bus._calls import Call, Mark, Turn
+from fitbus.bus._calls import Call, Mark, Passed, Turn
 from fitbus.bus._filter import Filter
 from fitbus.bus._mailbox import Item, Mailbox
 from fitbus.events import Event, Lagged
@@ -107,7 +107,7 @@ class Intake:
         if not self._armed:
             self._arm()
 
-    def put_marker(self, marker: Call | Turn | Mark) -> None:
+    def put_marker(self, marker: Call | Turn | Mark | Passed) -> None:
         """Puts a marker behind what waits; finishes it at once if nobody will get there."""
         with self._lock:
             if not self.ended:
@@ -147,7 +147,7 @@ class Intake:
             self.undelivered += events
             self.count_missed(sum(isinstance(i, Call) for i in items))
         for item in items:
-            if isinstance(item, Call | Turn | Mark):
+            if isinstance(item, Call | Turn | Mark | Passed):
                 item.finish()
 
     def take_event(self) -> Event | None:

@@ -114,6 +114,18 @@ class Sender(abc.ABC):
         with self.lock:
             self.delivery.skip(kinds, times)
 
+    @property
+    def seq(self) -> int:
+        """The `seq` of the next event. Any thread."""
+        return self.delivery.seq
+
+    def go_on(self, seq: int) -> None:
+        """Gives the next event this `seq`, where a run goes on from an earlier one; never back."""
+        with self.lock:
+            if seq > self.delivery.seq:
+                self.delivery.seq = seq
+                self.tail.begin(seq)
+
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody is subscribed to a type, or to a base of it."""
         return self.delivery.routes.of(kind).wanted

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
 import anyio
 import anyio.lowlevel
 
+from fitbus.bus._calls import Passed
 from fitbus.bus._intake import Intake
 from fitbus.bus._options import Hook, Options
 from fitbus.bus._statistics import SubscriberReport, SubscriptionStatistics
@@ -101,6 +102,18 @@ class Subscription(Intake, Generic[E_co]):
             self._end()
         self._bus.wakeup.flush()
         self._runs.ring()
+
+    def mark(self) -> Callable[[float], bool]:
+        """Marks the place after all that came so far. Any thread; doesn't wait.
+
+        Returns:
+            Waits so many seconds at most until the handler is through with what was before, or
+            has ended; tells whether it is. Not in the event loop, which the handler may need.
+        """
+        passed = Passed()
+        self.put_marker(passed)
+        self._bus.wakeup.flush()
+        return passed.wait
 
     def statistics(self) -> SubscriptionStatistics:
         """Its counters at this moment; they add up. Any thread."""

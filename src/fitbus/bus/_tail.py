@@ -46,6 +46,11 @@ class Tail:
         self._gaps: deque[_Gap] = deque()
         self._start = 0  # each place from here on is an event's, or in a gap
 
+    def begin(self, seq: int) -> None:
+        """Says that the events from the last one here to this place were another process'."""
+        if not self._events:
+            self._start = seq
+
     def append(self, event: Event) -> None:
         """Keeps an event."""
         if type(event) is PredictBatchEnd:  # its outputs would hold the memory of whole batches

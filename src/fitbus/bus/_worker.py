@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from fitbus._loops import Alarm, run_in_daemon_thread
-from fitbus.bus._calls import Call, Mark, Turn
+from fitbus.bus._calls import Call, Mark, Passed, Turn
 from fitbus.bus._mailbox import Item
 from fitbus.bus._policy import answered
 from fitbus.control import Control
@@ -145,7 +145,7 @@ async def _reach(subscription: Subscription[Any], bus: Bus, marker: Item) -> flo
         began = time.perf_counter()
         await marker.hold()
         return time.perf_counter() - began
-    elif isinstance(marker, Mark):
+    elif isinstance(marker, Mark | Passed):
         marker.finish()
     return 0.0
 

@@ -95,6 +95,19 @@ class Background:
                 raise self._late(worker, self._timeout_s)
             worker.check()
 
+    def mark(self) -> Callable[[float], bool]:
+        """Marks the place after all that was submitted; waits only where too much waits already.
+
+        Returns:
+            Waits so many seconds at most until what was before is done, or was left out; tells
+            whether it is.
+        """
+        if self._worker is None:
+            return lambda _: True
+        done = threading.Event()
+        worker = self._submit(done.set, self.waits(self._timeout_s))
+        return lambda timeout_s: worker.wait(done, iter((0.0, timeout_s)))
+
     def close(self, timeout_s: float | None = None) -> None:
         """Waits until all is done, and ends the thread. Closing again does nothing.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from fitbus.train import Engine, Run
 
 __all__ = ["BackupAndRestore"]
+
+_TICK_S = 0.1
 
 
 @final
@@ -49,7 +52,9 @@ class BackupAndRestore(Callback):
     written, the others are left out. All is written when `fit` returns (after a cancellation, what
     half of `grace_s` is enough for). The files are read by nobody else: a number of bytes,
     MessagePack, raw arrays and a SHA-256 checksum. `fit` fails, and names the path, if one can't be
-    written. Two trainings at once need a directory each.
+    written. One counts when the files of the other callbacks (`CSVLogger`, `JSONLogger`, and those
+    that have a `pending_writes`) have all that came before it. Two trainings at once need a
+    directory each.
 
     Callbacks are told apart by their types, and those of one type by their order. What a callback
     remembers is taken back after all `on_train_begin` hooks. `self.run.preparation.resumed`
@@ -109,7 +114,7 @@ class BackupAndRestore(Callback):
         self._background = Background("BackupAndRestore", timeout_s)
         self._files = BackupFiles(self._directory, 3 if double_checkpoint else 2)
         self._lock = threading.Lock()
-        self._waiting: list[Any] | None = None
+        self._waiting: tuple[list[Any], list[Callable[[float], bool]]] | None = None
         self._to_delete = False
         self._epoch: int | None = None  # that had begun at the last backup
         self._step = 0  # of the last backup
@@ -184,17 +189,21 @@ class BackupAndRestore(Callback):
         if not due or engine.stopping or (engine.in_epoch and engine.stop_epoch):
             return
         self._step = engine.updates
-        parts = packed(engine)
+        taken = packed(engine), engine.preparation.pending_writes()
         with self._lock:
-            waits, self._waiting = self._waiting is not None, parts
+            waits, self._waiting = self._waiting is not None, taken
         if not waits:
             self._background.submit(self._write)
 
     def _write(self) -> None:
         with self._lock:
-            parts, self._waiting = self._waiting, None
-        assert parts is not None
+            taken, self._waiting = self._waiting, None
+        assert taken is not None
+        parts, others = taken
         try:
+            for written in others:  # a file that lacks what is before a backup would lack it always
+                while not (written(_TICK_S) or self._background.given_up):
+                    pass
             self._files.write(parts)
         except BaseException:
             with self._lock:

@@ -150,6 +150,18 @@ class Callback:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
 
+    def pending_writes(self) -> Callable[[float], bool] | None:
+        """What a backup waits for before it counts, so that no file lacks what came before it.
+
+        Called in the training thread, after `state_dict`; must not wait.
+
+        Returns:
+            Called in another thread: waits so many seconds at most until all that the callback has
+            been told so far is written, or never will be; tells whether it is. None: nothing to
+            wait for.
+        """
+        return None
+
     def _check_names(self, names: frozenset[str]) -> None:
         if self.run is None:
             return

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -124,6 +124,10 @@ class CSVLogger(Callback):
     def state_dict(self) -> dict[str, Any]:
         """How many rows the file had before this training."""
         return {"before": self._before}
+
+    def pending_writes(self) -> Callable[[float], bool]:
+        """The rows that aren't in the file yet."""
+        return self._background.mark()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the file: the next row takes out those of its epoch and after."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final, get_args
 
 import msgspec
 
-from fitbus.bus import OnError
+from fitbus.bus import OnError, Subscription
 from fitbus.callbacks._arguments import check_flag, check_whole
 from fitbus.callbacks._callback import Callback
-from fitbus.callbacks._last_line import end_last_line, naming
+from fitbus.callbacks._last_line import cut_last_lines, end_last_line, naming
 from fitbus.control import UnknownControl
 from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events import (
@@ -62,6 +62,11 @@ class JSONLogger(Callback):
     JSON. The outputs of predictions are left out; of a control that works inside its process only
     (`UpdateState`) there is the name.
 
+    A training that goes on from a backup goes on with the file: what came after the backup is taken
+    out, since it happens again, and `TrainBegin` and what else is told again isn't written again.
+    So in the end there are the lines of a training that was never interrupted, but for the times
+    and the id of the run. The lines of earlier trainings stay.
+
     Differs from Keras in being there: Keras has none; its guide writes such a file by hand.
 
     Args:
@@ -71,8 +76,8 @@ class JSONLogger(Callback):
         every: Of the batches, each n-th is written: the n-th, the 2n-th, ... of an epoch. Other
             events are written always.
         append: Whether what is in the file stays; else a run begins it anew with its first line,
-            unless it goes on from a backup: what the file tells of did happen. Half a last line,
-            which a power failure may leave, is cut off then.
+            unless it goes on from a backup. Half a last line, which a power failure may leave, is
+            cut off then.
         on_error: What a full disk does, as of any handler: `"raise"` (training ends at the next
             step boundary), `"log"`, `"stop"` or `"unsubscribe"`.
 
@@ -118,12 +123,15 @@ class JSONLogger(Callback):
         self.append = append
         self._on_error: OnError = on_error
         self._codec = Codec()
+        self._writer: _Writer | None = None
+        self._subscription: Subscription[Event] | None = None
 
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
-        run.add(
-            _Writer(Path(self.path), self._codec, run, append=self.append),
+        self._writer = _Writer(Path(self.path), self._codec, run, append=self.append)
+        self._subscription = run.add(
+            self._writer,
             *self.types,
             wait=False,
             batched=True,
@@ -131,6 +139,19 @@ class JSONLogger(Callback):
             on_error=self._on_error,
             name="JSONLogger",
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many bytes the file had before this training, if it appends to it."""
+        return {"before": self._writer.before} if self.append and self._writer else {}
+
+    def pending_writes(self) -> Callable[[float], bool] | None:
+        """The lines that aren't in the file yet."""
+        return None if self._subscription is None else self._subscription.mark()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the file, whose first bytes stay in any case."""
+        if self._writer is not None:
+            self._writer.before = int(state.get("before", 0))
 
     def _is_wanted(self, event: Event) -> bool:
         batch: int | None = getattr(event, "batch", None)
@@ -147,6 +168,9 @@ class _Writer:
         begins: The run. When it has an event to write, it is known whether it goes on from a
             backup; if it doesn't, it begins the file anew, unless it is to
         append: to it.
+
+    Attributes:
+        before: Bytes of the file that were there before the training.
     """
 
     def __init__(self, path: Path, codec: Codec, begins: Run[Any], *, append: bool) -> None:
@@ -154,9 +178,16 @@ class _Writer:
         self._codec = codec
         self._begins: Run[Any] | None = begins
         self._append = append
+        self._from = 0  # the `seq` from which on it writes
+        self.before = path.stat().st_size if append and path.is_file() else 0
 
     def __call__(self, events: Sequence[Event]) -> None:
         lines: list[bytes] = []
+        if self._begins is not None and (resumed := self._begins.preparation.resumed) is not None:
+            self._from = resumed.seq or 0
+        events = [event for event in events if not -1 < event.seq < self._from]
+        if not events:
+            return
         try:
             for event in events:
                 lines += [self._codec.to_json(_encodable(event)), b"\n"]
@@ -170,9 +201,25 @@ class _Writer:
         with naming(self._path):
             if begins is not None and not anew:
                 end_last_line(self._path, _is_json if resumed else _is_somebodys)
+            if self._from and begins is not None:
+                cut_last_lines(self._path, self.before, self._comes_again)
             with self._path.open("wb" if anew else "ab") as file:
                 file.write(data)
         self._begins = None
+
+    def _comes_again(self, line: bytes) -> bool:
+        """Whether a line tells of what the training does again."""
+        try:
+            return msgspec.json.decode(line, type=_Place).seq >= self._from
+        except msgspec.DecodeError:
+            return False
+
+
+@final
+class _Place(msgspec.Struct):
+    """What is read of a line."""
+
+    seq: int = -1
 
 
 def _is_json(line: bytes) -> bool:

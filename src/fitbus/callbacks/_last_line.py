@@ -1,4 +1,4 @@
-"""A file of lines: the last one, which a crash may have cut off, and errors that name the file."""
+"""A file of lines: the last ones, which a crash may have cut off, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-__all__ = ["end_last_line", "naming"]
+__all__ = ["cut_last_lines", "end_last_line", "naming"]
 
 _BLOCK_BYTES = 65536
+_LINE_BYTES = 4096  # that are read at once in search of a line's beginning
 
 
 @contextlib.contextmanager
@@ -51,3 +52,35 @@ def end_last_line(path: Path, is_whole: Callable[[bytes], bool]) -> None:
             file.write(b"\n")
         elif last:
             file.truncate(end - len(last))
+
+
+def cut_last_lines(path: Path, down_to: int, goes: Callable[[bytes], bool]) -> None:
+    """Takes lines off the end of a file, up to the first from there that stays.
+
+    Args:
+        path: The file; one that isn't there, or is none (a device, a pipe), stays as it is.
+        down_to: Bytes at its beginning that stay in any case.
+        goes: Told a line: whether it goes.
+
+    Raises:
+        OSError: It can't be read, or written.
+    """
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        whole = end = file.seek(0, os.SEEK_END)
+        while end > down_to:
+            start = end - 1
+            while start > down_to:  # until what is before it ends a line
+                begin = max(down_to, start - _LINE_BYTES)
+                file.seek(begin)
+                found = file.read(start - begin).rfind(b"\n")
+                start = begin if found < 0 else begin + found + 1
+                if found >= 0:
+                    break
+            file.seek(start)
+            if not goes(file.read(end - start)):
+                break
+            end = start
+        if end < whole:
+            file.truncate(end)

@@ -31,7 +31,8 @@ class Event(msgspec.Struct, metaclass=KeywordMessageMeta, frozen=True, kw_only=T
 
     Attributes:
         run: Id of the run.
-        seq: Place in the run's one total order: from 0, without gaps. -1 before it is published.
+        seq: Place in the run's one total order: from 0, without gaps. -1 before it is published. A
+            training that goes on from a backup goes on counting.
         time: When it was published, in Unix seconds.
         step: Completed optimizer updates, over all epochs and fits.
         epoch: The epoch, from 0.

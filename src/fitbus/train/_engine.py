@@ -205,9 +205,9 @@ class Engine:
         gone = None if self.validation is None else self.validation.gone
         running = on_host(self.running) if self.batch else None
         logs = dict(self.read()) if self.batch else {}
-        return Position(
-            *(self.epoch, self.batch, self.order, running, logs, self.place, gone, self.facts)
-        )
+        seq = self.publisher.seq  # after `logs`, which publishes what is in flight
+        place = (self.epoch, self.batch, self.order, running, logs, self.place, gone)
+        return Position(*place, facts=self.facts, seq=seq)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

@@ -25,7 +25,7 @@ from fitbus.train._feed import Feed
 from fitbus.train._history import History
 from fitbus.train._loop import boundary, train_epoch
 from fitbus.train._metrics import MetricsLayout
-from fitbus.train._preparation import Position
+from fitbus.train._preparation import Position, Restored
 from fitbus.train._source import HostBatch
 
 __all__ = ["FitJob"]
@@ -88,18 +88,7 @@ class FitJob:
         engine.activity = "looking for a backup"
         restored = engine.preparation.restored()
         if restored is not None:
-            if restored.state is not None:
-                engine.restore(restored.state)
-            engine.activity = "waiting for the batch to go on with"
-            restored.position.compare(engine.facts)
-            self._go_to(engine, restored.position)
-            if self._validation is not None and restored.position.validated:
-                engine.activity = "waiting for the validation data to go on with"
-                self._validation.pass_over(restored.position.validated)
-            epochs, values = restored.history
-            self.history.go_on(epochs, values)
-            self._logs = {n: v[-1] for n, v in values.items() if len(v) == len(epochs) > 0}
-            engine.preparation.resumed = restored.position
+            self._go_on(engine, restored)
         engine.preparation.check_owners(engine.state.opt_state)
         publisher.epoch = engine.epoch = self._initial_epoch
         if self._validation is not None:
@@ -143,6 +132,26 @@ class FitJob:
                 source=first.source if first and reason == "stopped" else "",
             )
         )
+
+    def _go_on(self, engine: Engine, restored: Restored) -> None:
+        """Goes on from a backup."""
+        if restored.state is not None:
+            engine.restore(restored.state)
+        engine.activity = "waiting for the batch to go on with"
+        restored.position.compare(engine.facts)
+        self._go_to(engine, restored.position)
+        if self._validation is not None and restored.position.validated:
+            engine.activity = "waiting for the validation data to go on with"
+            self._validation.pass_over(restored.position.validated)
+        epochs, values = restored.history
+        self.history.go_on(epochs, values)
+        self._logs = {n: v[-1] for n, v in values.items() if len(v) == len(epochs) > 0}
+        engine.preparation.resumed = restored.position
+        if restored.position.seq is not None:
+            # Told again, with the `seq` that they had: `TrainBegin`, and within an epoch its
+            # `EpochBegin`; so that the next batch has the one that it would have had.
+            again = 1 + (restored.position.batch > 0)
+            engine.publisher.go_on(max(0, restored.position.seq - again))
 
     def _go_to(self, engine: Engine, position: Position) -> None:
         """Begins elsewhere than at the first batch."""

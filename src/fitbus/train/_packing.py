@@ -47,6 +47,7 @@ def packed(engine: Engine) -> list[Any]:
                 "place": position.place,
                 "validated": position.validated,
                 "facts": dict(position.facts),
+                "seq": position.seq,
             },
             "callbacks": engine.preparation.callback_states(),
             "history": (list(epochs), {n: v for n, v in values.items() if _can_be(v)}),

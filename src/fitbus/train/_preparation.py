@@ -38,6 +38,8 @@ class Position:
             from `epoch` and `batch`, as if no epoch had ended early.
         validated: The batches that validation has had of data that come once, such as an iterator.
         facts: What is plain to see of the data, to be compared when a training goes on.
+        seq: The `seq` of the next event, with which a training that goes on goes on; None begins at
+            0, as a backup of an earlier version does.
     """
 
     epoch: int
@@ -48,6 +50,7 @@ class Position:
     place: tuple[int, int] | None = None
     validated: int | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    seq: int | None = None
 
     def compare(self, facts: Mapping[str, Any]) -> None:
         """Warns if the place is within an epoch, or a pass, of data or batches that were others."""
@@ -231,6 +234,12 @@ class Preparation:
         Those whose hooks run beside training are asked as they are at that moment.
         """
         return [(name, callback.state_dict()) for name, callback in self.callbacks]
+
+    def pending_writes(self) -> list[Callable[[float], bool]]:
+        """What a backup waits for before it counts: files that callbacks haven't written yet."""
+        asked = (getattr(callback, "pending_writes", None) for _, callback in self.callbacks)
+        found = (ask() for ask in asked if ask is not None)
+        return [wait for wait in found if wait is not None]
 
     def load_callback_states(self, states: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Gives each callback its own back: the n-th of a name gets the n-th of it.
