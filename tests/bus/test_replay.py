@@ -255,3 +255,17 @@ async def test_places_between_events_published_together_are_no_losses() -> None:
         (BatchEnd, 9),
         (BatchEnd, 11),
     ]
+
+
+async def test_what_an_earlier_process_published_is_told_as_a_loss() -> None:
+    """A run that goes on counting; asked for by one who had its first events from there."""
+    bus = Bus()
+    publisher = bus.publisher()
+    publisher.go_on(10)
+    publish(publisher, 2)
+    publisher.go_on(3)  # never back
+    publish(publisher, 1)
+    async with bus.subscribe(Tick, Lagged, after=5) as stream:
+        assert await take(stream, 4) == [(4, 6, 9), 10, 11, 12]
+    async with bus.subscribe(Tick, Lagged, after=9) as stream:
+        assert await take(stream, 3) == [10, 11, 12]
