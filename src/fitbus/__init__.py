@@ -71,6 +71,7 @@ if TYPE_CHECKING:
         Task,
         Trainer,
         TrainState,
+        stop_on_signals,
     )
 
 __version__ = "0.1.0"
@@ -152,19 +153,8 @@ _FROM_TRAIN = {
     "Task",
     "TrainState",
     "Trainer",
+    "stop_on_signals",
 }
-
-
-def stop_on_signals(*arguments: object) -> Any:  # noqa: ARG001  # as it will be called
-    """Not there yet: it asks for a checkpoint, which this version can't keep.
-
-    Raises:
-        FitbusError: Always; says what to do instead.
-    """
-    raise FitbusError(
-        "stop_on_signals needs checkpoints, which this version can't keep; handle the signal with"
-        " `anyio.open_signal_receiver` and send `StopTraining`"
-    )
 
 
 def __getattr__(name: str) -> Any:

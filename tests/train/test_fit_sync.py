@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -147,6 +148,15 @@ def test_errors_leave_it_as_themselves() -> None:
     assert SHARED.fit_sync(X, Y, batch_size=32).epoch == [0]
 
 
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a program that a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 def test_an_interrupt_from_the_keyboard_ends_it_cancelled() -> None:
     """A real signal in the main thread; it leaves as itself, and the state is a step's."""
     recorder = EventRecorder()

@@ -44,8 +44,10 @@ class BackupAndRestore(Callback):
 
     While a stop is in force (of the training, or of the epoch) no backup is taken, so that a
     training that goes on decides about it again: it goes back to the last backup before, and
-    whoever asked for the stop has to ask again. To interrupt a training that is to go on later,
-    cancel it: a stop is an end, after which the backup is deleted.
+    whoever asked for the stop has to ask again. A stop is an end, after which the backup is
+    deleted. To interrupt a training that is to go on later, send `StopTraining(resumable=True)`, as
+    `fitbus.stop_on_signals` and `Runs` do: a last backup is taken where it stops, and kept. A
+    cancelled one goes on from the backup before.
 
     Only the copy to the host is waited for; a file is written in a thread, and given its name when
     it is whole. Where the disk is slower than the backups come, the newest one that waits is
@@ -116,6 +118,7 @@ class BackupAndRestore(Callback):
         self._lock = threading.Lock()
         self._waiting: tuple[list[Any], list[Callable[[float], bool]]] | None = None
         self._to_delete = False
+        self._is_last = False  # the backup of a training that is interrupted was taken
         self._epoch: int | None = None  # that had begun at the last backup
         self._step = 0  # of the last backup
 
@@ -136,6 +139,7 @@ class BackupAndRestore(Callback):
         super().attach(run)
         self._background.attach(run)
         self._to_delete, self._waiting, self._epoch = False, None, None
+        self._is_last = False
         run.preparation.boundaries.append(self._at_boundary)
         run.preparation.endings.append(self._at_good_end)
 
@@ -172,7 +176,8 @@ class BackupAndRestore(Callback):
         assert self.run is not None
         self._background.close()
         ended_well = self.run.end_reason in ("completed", "stopped")
-        self._to_delete = self.delete_checkpoint and ended_well
+        interrupted = self._engine().interrupted
+        self._to_delete = self.delete_checkpoint and ended_well and not interrupted
 
     def _at_good_end(self) -> None:
         if self._to_delete:
@@ -185,8 +190,12 @@ class BackupAndRestore(Callback):
             due = before is not None and before != engine.epoch
         else:  # a step may also lie before the last backup's, if a checkpoint was restored
             due = not 0 <= engine.updates - self._step < self.save_freq
+        if engine.interrupted and not self._is_last:
+            due = self._is_last = True  # it goes on from just here
         # A stop is no part of a backup: what goes on from one before it asks for it again.
-        if not due or engine.stopping or (engine.in_epoch and engine.stop_epoch):
+        elif engine.stopping or (engine.in_epoch and engine.stop_epoch):
+            return
+        if not due:
             return
         self._step = engine.updates
         taken = packed(engine), engine.preparation.pending_writes()

@@ -70,14 +70,18 @@ class StopTraining(Control):
     Args:
         reason: Why, in words; ends up in `TrainEnd.detail`.
         validate: Whether the epoch that it cuts short is still validated.
+        resumable: Whether training is to go on later: `BackupAndRestore` takes a backup where it
+            stops, and keeps it, unless another stop means an end. Then nothing is validated.
     """
 
     reason: str = "asked to stop"
     validate: bool = True
+    resumable: bool = False
 
     def __post_init__(self) -> None:
         _check_text(self, "reason")
         _check_bool(self, "validate")
+        _check_bool(self, "resumable")
 
 
 @final

@@ -10,6 +10,7 @@ from fitbus.train._packing import packed, unpacked
 from fitbus.train._preparation import Position, Preparation, Restored
 from fitbus.train._run import Run
 from fitbus.train._runs import Runs
+from fitbus.train._signals import stop_on_signals
 from fitbus.train._state import TrainState, is_key, is_lost, on_host
 from fitbus.train._task import Batch, ControlAppliers, Metrics, Supervised, Task
 from fitbus.train._trainer import Trainer
@@ -39,5 +40,6 @@ __all__ = [
     "is_lost",
     "on_host",
     "packed",
+    "stop_on_signals",
     "unpacked",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, Protocol, final
 
 from fitbus.bus import Bus, Publisher
 from fitbus.control import (
@@ -25,13 +25,14 @@ from fitbus.train._feed import Feed
 from fitbus.train._flight import Flight
 from fitbus.train._form import Form
 from fitbus.train._history import History
+from fitbus.train._life import Stop
 from fitbus.train._preparation import Position, Preparation
 from fitbus.train._request import Requests
 from fitbus.train._state import TrainState, alike, from_host, is_lost, on_host, placed
 from fitbus.train._steps import Steps
 from fitbus.train._task import Batch
 
-__all__ = ["Engine", "Stop"]
+__all__ = ["Engine"]
 
 
 class Settles(Protocol):
@@ -40,14 +41,6 @@ class Settles(Protocol):
     def settle(self) -> None:
         """Waits for them, and publishes them."""
         ...
-
-
-class Stop(NamedTuple):
-    """A stop that was asked for."""
-
-    reason: str
-    source: str
-    validate: bool
 
 
 @final
@@ -161,6 +154,11 @@ class Engine:
         return bool(self.stops)
 
     @property
+    def interrupted(self) -> bool:
+        """Whether a stop was asked for that training is to go on after, and no other one."""
+        return self.stopping and all(stop.control.resumable for stop in self.stops)
+
+    @property
     def paused(self) -> bool:
         """Whether training stands still until `Resume`."""
         return self._paused_by is not None
@@ -259,8 +257,8 @@ class Engine:
         match control:
             case StopTraining() | StopEpoch() | Pause() if self.ending:
                 raise ControlRejectedError(control, "too late: the run is at its end")
-            case StopTraining(reason, validate):
-                self.stops.append(Stop(reason, source, validate))
+            case StopTraining():
+                self.stops.append(Stop(control, source))
                 self._paused_by = None
             case StopEpoch():
                 if not self.in_epoch:

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, NamedTuple, TypeAlias, final
 
 import anyio
 
-__all__ = ["Life", "RunStatus"]
+from fitbus.control import StopTraining
+
+__all__ = ["Life", "RunStatus", "Stop"]
 
 RunStatus: TypeAlias = Literal[
     "pending", "running", "paused", "finishing", "completed", "stopped", "cancelled", "failed"
 ]
+
+
+class Stop(NamedTuple):
+    """A stop that was asked for."""
+
+    control: StopTraining
+    source: str
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return self.control.reason
+
+    @property
+    def validate(self) -> bool:
+        """Whether the epoch that it cuts short is still validated."""
+        return self.control.validate and not self.control.resumable
 
 
 @final

@@ -31,7 +31,8 @@ class Runs(Mapping[str, Run[History]]):
             run = runs.start(trainer, x, y, epochs=5)
             await runs.stop(run.id)
 
-    Leaving the block stops each run at a step boundary, and waits for it; leaving it by an
+    Leaving the block stops each run at a step boundary, so that it can go on from its backup
+    (`StopTraining(resumable=True)`), and waits for it; leaving it by an
     exception or a cancellation cancels them. A run that fails doesn't disturb the others: its error
     is logged, and kept: `await runs[id].wait()` raises it.
 
@@ -70,7 +71,8 @@ class Runs(Mapping[str, Run[History]]):
             tasks.cancel_scope.cancel()
         else:
             for run in self._runs.values():
-                run.post(StopTraining("the service is shutting down", validate=False), "Runs")
+                stop = StopTraining("the service is shutting down", resumable=True)
+                run.post(stop, "Runs")
         await tasks.__aexit__(None, None, None)
         if self._interrupt is not None:
             raise self._interrupt
