@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import FrameType
 from typing import Any, final
 
@@ -22,7 +22,7 @@ __all__ = ["stop_on_signals"]
 @contextlib.asynccontextmanager
 async def stop_on_signals(
     run: Run[Any] | Mapping[str, Run[Any]], *signals: signal.Signals
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Interrupts a run at a signal, at its next step boundary; then the signal takes its course.
 
         async with fitbus.stop_on_signals(run, signal.SIGTERM), run:
