@@ -142,7 +142,7 @@ async def test_a_control_of_a_hook_that_is_rejected_is_logged_once_a_run(
     told = sorted(record.getMessage() for record in caplog.records)
     for text, who in zip(told, ("Save", "save"), strict=True):
         assert re.search(rf"handler '.*{who}.*' returned SaveCheckpoint\(tag='from a ha?", text)
-        assert "which was rejected: checkpoints can't be kept by this version;" in text
+        assert "which was rejected: nobody keeps checkpoints of this run;" in text
 
 
 async def test_receipts_of_a_run_that_fails_are_settled(trainer: fitbus.Trainer) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
-import jax
-
 from fitbus.callbacks._arguments import check_flag, is_whole, path_of
 from fitbus.callbacks._background import Background
+from fitbus.callbacks._backup_and_restore_content import restored
 from fitbus.callbacks._backup_file import BackupFiles, Damaged
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.errors import FitbusError, InvalidArgumentError
-from fitbus.train import Position, Restored, TrainState, is_key, packed, unpacked
+from fitbus.events import CheckpointSaved
+from fitbus.train import Restored, packed, unpacked
 
 if TYPE_CHECKING:
     from fitbus.train import Engine, Run
@@ -57,6 +57,12 @@ class BackupAndRestore(Callback):
     written. One counts when the files of the other callbacks (`CSVLogger`, `JSONLogger`, and those
     that have a `pending_writes`) have all that came before it. Two trainings at once need a
     directory each.
+
+    In a run that has one, `SaveCheckpoint(tag)` saves the same under a name, `checkpoint-TAG` in
+    the directory, which nobody deletes, and tells of it by `CheckpointSaved` when it is there; and
+    `RestoreCheckpoint(which)` goes back to that of a tag, or to the `"last"` backup or checkpoint:
+    state, place in the data, history and callbacks are those of then, and `seq` goes on. Data that
+    come once, such as an iterator, can't go back.
 
     Callbacks are told apart by their types, and those of one type by their order. What a callback
     remembers is taken back after all `on_train_begin` hooks. `self.run.preparation.resumed`
@@ -121,6 +127,7 @@ class BackupAndRestore(Callback):
         self._is_last = False  # the backup of a training that is interrupted was taken
         self._epoch: int | None = None  # that had begun at the last backup
         self._step = 0  # of the last backup
+        self._last: Path | None = None  # that was written in this run
 
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run's end, and asks to be called at its boundaries.
@@ -138,8 +145,9 @@ class BackupAndRestore(Callback):
                 )
         super().attach(run)
         self._background.attach(run)
+        run.preparation.store = run.preparation.store or self
         self._to_delete, self._waiting, self._epoch = False, None, None
-        self._is_last = False
+        self._is_last, self._last = False, None
         run.preparation.boundaries.append(self._at_boundary)
         run.preparation.endings.append(self._at_good_end)
 
@@ -163,13 +171,60 @@ class BackupAndRestore(Callback):
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            return self._restored(path, content)
+            found = self._restored(path, content)
+            epochs = self.params.get("epochs", found.position.epoch)
+            if found.position.epoch > epochs:
+                warnings.warn(
+                    f"BackupAndRestore: {path} was taken after {found.position.epoch} epochs, and"
+                    f" this fit ends with epoch {epochs}: nothing is trained; is it another"
+                    " training's?",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            return found
         if damaged:
             raise FitbusError(
                 f"BackupAndRestore: no backup can be read ({'; '.join(damaged)}); put a copy of one"
                 f" there, or delete {self._directory} to begin anew"
             )
         return None
+
+    def save(self, engine: Engine, tag: str) -> str:
+        """Saves a checkpoint that was asked for; returns the path where it will be.
+
+        Raises:
+            InvalidArgumentError: The tag can't be a part of a file's name.
+        """
+        if tag != Path(tag).name and tag:
+            raise InvalidArgumentError("SaveCheckpoint.tag", tag, "give a name without separators")
+        path = self._files.named(tag or f"step-{engine.updates}")
+        parts, others = packed(engine), engine.preparation.pending_writes()
+
+        def write() -> None:
+            self._wait_for(others)
+            self._files.write_as(path, parts)
+            self._last = path
+            if self.run is not None:
+                self.run.publish(CheckpointSaved(path=str(path), tag=tag))
+
+        self._background.submit(write)
+        return str(path)
+
+    def load(self, which: str) -> Restored:
+        """Reads a checkpoint: the last one of this run, or of those before it; or that of a tag.
+
+        Raises:
+            FitbusError: It isn't there, or can't be read.
+        """
+        self._background.flush()
+        there = [self._last] if self._last is not None else self._files.newest_first()
+        path = self._files.named(which) if which != "last" else next(iter(there), None)
+        if path is None or not path.is_file():
+            raise FitbusError(f"there is no checkpoint {which!r} in {self._directory}")
+        try:
+            return self._restored(path, unpacked(self._files.read(path)))
+        except Damaged as error:
+            raise FitbusError(f"{path} can't be read: {error}; restore another one") from error
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is written."""
@@ -210,47 +265,25 @@ class BackupAndRestore(Callback):
         assert taken is not None
         parts, others = taken
         try:
-            for written in others:  # a file that lacks what is before a backup would lack it always
-                while not (written(_TICK_S) or self._background.given_up):
-                    pass
-            self._files.write(parts)
+            self._wait_for(others)
+            self._last = self._files.write(parts)
         except BaseException:
             with self._lock:
                 self._waiting = None  # it would never be written; the next one says why
             raise
 
     def _restored(self, path: Path, content: dict[str, Any]) -> Restored:
-        engine = self._engine()
-        found: list[tuple[str, Any]] = content["state"]
-        leaves, tree = jax.tree_util.tree_flatten_with_path(engine.state)
-        wanted = [(jax.tree_util.keystr(place), *_kind(leaf)) for place, leaf in leaves]
-        given = [(name, *_kind(leaf)) for name, leaf in found]
-        if given != wanted:
-            one, other = next(
-                (one, other)
-                for one, other in zip([*given, None], [*wanted, None], strict=False)
-                if one != other
-            )
-            raise InvalidArgumentError(
-                f"BackupAndRestore.backup_dir, {path}",
-                "nothing more" if one is None else " ".join(map(str, one)),
-                f"where the trainer has {'nothing' if other is None else ' '.join(map(str, other))}"
-                "; go on with the model and optimizer that were backed up, or give another"
-                " directory",
-            )
-        state: TrainState = jax.tree.unflatten(tree, [leaf for _, leaf in found])
-        position = Position(**content["position"])
-        self._epoch = position.epoch
-        self._step = int(state.step)
-        epochs = self.params.get("epochs", position.epoch)
-        if position.epoch > epochs:
-            warnings.warn(
-                f"BackupAndRestore: {path} was taken after {position.epoch} epochs, and this fit"
-                f" ends with epoch {epochs}: nothing is trained; is it another training's?",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return Restored(state, position, content["callbacks"], content["history"])
+        found = restored(self._engine(), path, content)
+        assert found.state is not None
+        self._epoch = found.position.epoch
+        self._step = int(found.state.step)
+        return found
+
+    def _wait_for(self, others: Sequence[Callable[[float], bool]]) -> None:
+        """Waits for other files: what they lack of the time before a backup they'd lack always."""
+        for written in others:
+            while not (written(_TICK_S) or self._background.given_up):
+                pass
 
     def _shares(self, other: BackupAndRestore) -> bool:
         """Whether both are of one directory, by whatever names."""
@@ -261,9 +294,3 @@ class BackupAndRestore(Callback):
         engine = None if self.run is None else self.run.driver.engine
         assert engine is not None
         return engine
-
-
-def _kind(leaf: Any) -> tuple[str, tuple[int, ...]]:
-    if is_key(leaf):
-        leaf = jax.random.key_data(leaf)
-    return str(leaf.dtype), tuple(leaf.shape)

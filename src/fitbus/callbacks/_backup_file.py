@@ -67,16 +67,36 @@ class BackupFiles:
         self._damaged.discard(path)
         return content
 
-    def write(self, parts: Iterable[Buffer]) -> None:
+    def write(self, parts: Iterable[Buffer]) -> Path:
         """Writes another one; when it is there, the oldest and the damaged ones go.
+
+        Returns:
+            Where it is.
 
         Raises:
             OSError: It couldn't be written. Those before are as they were.
         """
-        self._directory.mkdir(parents=True, exist_ok=True)
         there = self.newest_first()
         number = int(there[0].name.removeprefix("backup-")) + 1 if there else 1
         path = self._directory / f"backup-{number}"
+        self.write_as(path, parts)
+        whole = [old for old in there if old not in self._damaged]
+        for old in {*self._damaged.intersection(there), *whole[self._keep - 1 :]}:
+            old.unlink(missing_ok=True)
+        self._damaged.clear()
+        return path
+
+    def named(self, name: str) -> Path:
+        """Where one lies that was asked for by a name, which `write_as` writes."""
+        return self._directory / f"checkpoint-{name}"
+
+    def write_as(self, path: Path, parts: Iterable[Buffer]) -> None:
+        """Writes one that is kept until somebody else deletes it, or writes it anew.
+
+        Raises:
+            OSError: It couldn't be written. What was there before still is.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
         temporary = self._temporary(path)
         digest = hashlib.sha256()
         try:
@@ -94,10 +114,6 @@ class BackupFiles:
                 temporary.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from error
         _sync(self._directory)
-        whole = [old for old in there if old not in self._damaged]
-        for old in {*self._damaged, *whole[self._keep - 1 :]}:
-            old.unlink(missing_ok=True)
-        self._damaged.clear()
 
     def clear(self) -> None:
         """Deletes all of them, and the directory if nothing else is in it."""
@@ -109,8 +125,9 @@ class BackupFiles:
 
     def clear_unfinished(self) -> None:
         """Deletes what somebody who was killed has left half written."""
-        for path in self._directory.glob(".backup-*.unfinished"):
-            path.unlink(missing_ok=True)
+        for kind in ("backup", "checkpoint"):
+            for path in self._directory.glob(f".{kind}-*.unfinished"):
+                path.unlink(missing_ok=True)
 
     def _temporary(self, path: Path) -> Path:
         return path.with_name(f".{path.name}.unfinished")

@@ -182,10 +182,13 @@ class Evaluate(Control):
 
 @final
 class SaveCheckpoint(Control):
-    """Saves a checkpoint. Rejected: no checkpoint store can be attached yet.
+    """Saves a checkpoint: state, place in the data, history, and what callbacks remember.
+
+    `BackupAndRestore` keeps it; without one it is rejected. The result is its path; it is written
+    in the background, and `CheckpointSaved` tells when it is there.
 
     Args:
-        tag: A name for it.
+        tag: A name for it, of which there is one; without, it is named by the step.
     """
 
     tag: str = ""
@@ -197,10 +200,13 @@ class SaveCheckpoint(Control):
 
 @final
 class RestoreCheckpoint(Control):
-    """Goes back to a checkpoint. Rejected: no checkpoint store can be attached yet.
+    """Goes back to a checkpoint, and on from there: `step` goes back, `seq` doesn't.
+
+    The epoch that is under way ends without an `EpochEnd`. Rejected without a `BackupAndRestore`,
+    and where data come once.
 
     Args:
-        which: A tag, or `"last"`.
+        which: A tag; or `"last"`, the newest that was written.
     """
 
     which: str = "last"

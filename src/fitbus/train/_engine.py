@@ -21,12 +21,13 @@ from fitbus.control import (
 from fitbus.errors import ControlRejectedError, InvalidArgumentError
 from fitbus.events import EndReason, RunPaused, RunResumed
 from fitbus.train._applying import apply_to_state
+from fitbus.train._checkpointing import checkpoint
 from fitbus.train._feed import Feed
 from fitbus.train._flight import Flight
 from fitbus.train._form import Form
 from fitbus.train._history import History
 from fitbus.train._life import Stop
-from fitbus.train._preparation import Position, Preparation
+from fitbus.train._preparation import Position, Preparation, Restored
 from fitbus.train._request import Requests
 from fitbus.train._state import TrainState, alike, from_host, is_lost, on_host, placed
 from fitbus.train._steps import Steps
@@ -94,13 +95,12 @@ class Engine:
         self._form = Form.of(state)
         self.flight = flight
         self.updates = int(state.step)
-        self.examples = 0
         self.fused = 1
         self.input_s = 0.0
         self.stops: list[Stop] = []
         self.stop_epoch = self.in_epoch = self.ending = False
         self.end_reason: EndReason | None = None
-        self.epoch = self.batch = 0
+        self.epoch = self.batch = self.examples = 0
         self.running: Any = None
         self.read: Callable[[], Mapping[str, float]] = dict
         self.order: tuple[int, ...] = ()
@@ -110,7 +110,8 @@ class Engine:
         self.start: Position | None = None
         self.history = History()
         self.preparation = preparation or Preparation()
-        self.stop_evaluation = self.beside = False
+        self.stop_evaluation = self.beside = self.can_go_back = False
+        self.rewind: Restored | None = None
         self.activity = "starting"
         self.evaluate: Callable[[], dict[str, float]] | None = None
         self.called_off: Callable[[], bool] = lambda: self.stopping
@@ -152,6 +153,11 @@ class Engine:
     def stopping(self) -> bool:
         """Whether a stop was asked for."""
         return bool(self.stops)
+
+    @property
+    def epoch_over(self) -> bool:
+        """Whether the batches of the epoch that are left aren't trained on."""
+        return self.stopping or self.stop_epoch or self.rewind is not None
 
     @property
     def interrupted(self) -> bool:
@@ -282,11 +288,7 @@ class Engine:
                     )
                 return self.evaluate()
             case SaveCheckpoint() | RestoreCheckpoint():
-                raise ControlRejectedError(
-                    control,
-                    "checkpoints can't be kept by this version; copy the state with"
-                    " `await run.snapshot()`",
-                )
+                return checkpoint(self, control)
             case _:
                 self.state = apply_to_state(self.steps.task, self.state, control)
         return None

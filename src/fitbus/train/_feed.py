@@ -60,6 +60,11 @@ class Feed:
         return self._source.reuses
 
     @property
+    def restarts(self) -> bool:
+        """Whether another pass can begin when one is used up, or left."""
+        return self._source.restarts
+
+    @property
     def order(self) -> tuple[int, ...]:
         """What the order of shuffled data is made from."""
         return self._source.order

@@ -83,7 +83,7 @@ class FitJob:
         """Does it, in the training thread."""
         publisher = engine.publisher
         engine.order, engine.place = self._feed.order, self._feed.place
-        engine.facts = self._feed.facts
+        engine.facts, engine.can_go_back = self._feed.facts, self._feed.restarts
         engine.history, engine.validation = self.history, self._validation
         engine.activity = "looking for a backup"
         restored = engine.preparation.restored()
@@ -109,13 +109,16 @@ class FitJob:
         engine.boundary()
         if not engine.stopping and self._initial_epoch < self.epochs:
             self._prepare(engine)
-        for epoch in range(self._initial_epoch, self.epochs):
+        epoch = self._initial_epoch
+        while True:
+            if engine.rewind is not None:
+                epoch = self._go_back(engine, engine.rewind)
             engine.called_off = lambda: engine.stopping
             engine.activity = "waiting for a batch"
-            if engine.stopping or not self._feed.has_more():
-                break
+            if epoch >= self.epochs or engine.stopping or not self._feed.has_more():
+                return self.history
             self._epoch(engine, epoch)
-        return self.history
+            epoch += 1
 
     def end(self, engine: Engine, reason: str, detail: str) -> None:
         """Publishes `TrainEnd`, and waits for its waiting handlers."""
@@ -134,9 +137,10 @@ class FitJob:
         )
 
     def _go_on(self, engine: Engine, restored: Restored) -> None:
-        """Goes on from a backup."""
-        if restored.state is not None:
-            engine.restore(restored.state)
+        """Goes on from a backup, or from a checkpoint of before, whose state is there already."""
+        state, back = restored.state, engine.rewind is not None
+        if state is not None and not (back and engine.updates == int(state.step)):
+            engine.restore(state)
         engine.activity = "waiting for the batch to go on with"
         restored.position.compare(engine.facts)
         self._go_to(engine, restored.position)
@@ -146,12 +150,21 @@ class FitJob:
         epochs, values = restored.history
         self.history.go_on(epochs, values)
         self._logs = {n: v[-1] for n, v in values.items() if len(v) == len(epochs) > 0}
+        if back:
+            engine.rewind, engine.preparation.went_back = None, restored.position
+            return
         engine.preparation.resumed = restored.position
         if restored.position.seq is not None:
             # Told again, with the `seq` that they had: `TrainBegin`, and within an epoch its
             # `EpochBegin`; so that the next batch has the one that it would have had.
             again = 1 + (restored.position.batch > 0)
             engine.publisher.go_on(max(0, restored.position.seq - again))
+
+    def _go_back(self, engine: Engine, restored: Restored) -> int:
+        """Goes on from a checkpoint of before; returns its epoch."""
+        self._go_on(engine, restored)
+        engine.preparation.load_callback_states(restored.callbacks)
+        return self._initial_epoch
 
     def _go_to(self, engine: Engine, position: Position) -> None:
         """Begins elsewhere than at the first batch."""
@@ -206,15 +219,19 @@ class FitJob:
         publisher = engine.publisher
         publisher.epoch = epoch
         engine.stop_epoch, engine.in_epoch = False, True
-        engine.called_off = lambda: engine.stopping or engine.stop_epoch
+        engine.called_off = lambda: engine.epoch_over
         engine.activity = "in a handler of EpochBegin"
         publisher.barrier(EpochBegin())
         logs = self._batches(engine)
         engine.in_epoch = False
+        if engine.rewind is not None:
+            return
         wanted = all(stop.validate for stop in engine.stops)
         if self._validation is not None and self._is_due(epoch) and logs and wanted:
             found = evaluate(engine, self._validation, alone=False)
             logs = {**logs, **{f"val_{name}": value for name, value in found.items()}}
+        if engine.rewind is not None:
+            return
         engine.epoch, engine.batch = epoch + 1, 0
         self._logs = dict(sorted(logs.items()))
         engine.activity = "in a handler of EpochEnd"

@@ -25,6 +25,8 @@ __all__ = ["boundary", "train_epoch"]
 def boundary(engine: Engine) -> None:
     """The place between two executions where controls act, and callbacks look in."""
     engine.boundary()
+    if engine.rewind is not None:
+        return  # the state is another place's already
     for visit in engine.preparation.boundaries:
         visit(engine)
 
@@ -74,7 +76,7 @@ def train_epoch(
 
     while True:
         boundary(engine)
-        if engine.stops or engine.stop_epoch:
+        if engine.epoch_over:
             break
         engine.activity = "waiting for a batch"
         if feed.may_block:
@@ -84,7 +86,7 @@ def train_epoch(
         items = batches.take(size)
         fetch_s = time.perf_counter() - started
         engine.input_s += fetch_s
-        if not items or (len(items) < size and (engine.stops or engine.stop_epoch)):
+        if not items or engine.rewind or (len(items) < size and engine.epoch_over):
             left = items  # if there are any, a stop came while more were waited for
             break
         engine.activity = "in the train step (compiling, or running)"

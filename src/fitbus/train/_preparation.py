@@ -15,6 +15,7 @@ from fitbus.train._applying import hyperparameters, scheduled
 from fitbus.train._state import TrainState
 
 if TYPE_CHECKING:
+    from fitbus.train._checkpointing import Store
     from fitbus.train._engine import Engine
 
 __all__ = ["Position", "Preparation", "Remembers", "Restored"]
@@ -112,6 +113,8 @@ class Preparation:
         callbacks: The run's callback objects, in order, each with the name under which a
             checkpoint keeps what it remembers.
         planned: Who is asked at a step to come, soonest first; see `ask_at`.
+        went_back: The place in the training to which it went back last; None if it never did.
+        store: Who keeps checkpoints that are asked for; None if nobody does.
         boundaries: Called in the training thread at each boundary of a training's batches and
             epochs, when all handlers of what came before have finished: for what must see the state
             and all callbacks at one moment. An error ends the run.
@@ -128,6 +131,8 @@ class Preparation:
         self.added_logs: frozenset[str] = frozenset()
         self.restorers: list[Callable[[], Restored | None]] = []
         self.resumed: Position | None = None
+        self.went_back: Position | None = None
+        self.store: Store | None = None
         self.callbacks: list[tuple[str, Remembers]] = []
         self.boundaries: list[Callable[[Engine], object]] = []
         self.unwinding: list[Callable[[Engine, BaseException | None], object]] = []
@@ -217,7 +222,7 @@ class Preparation:
 
     def began_before(self, epoch: int) -> bool:
         """Whether an epoch is gone on with: what was done at its beginning is in the backup."""
-        resumed = self.resumed
+        resumed = self.went_back or self.resumed
         return resumed is not None and resumed.batch > 0 and resumed.epoch == epoch
 
     def restored(self) -> Restored | None:

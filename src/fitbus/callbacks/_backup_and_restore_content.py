@@ -1,0 +1,52 @@
+"""What a backup holds, put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fitbus.errors import InvalidArgumentError
+from fitbus.train import Engine, Position, Restored, TrainState, is_key
+
+__all__ = ["restored"]
+
+
+def restored(engine: Engine, path: Path, content: dict[str, Any]) -> Restored:
+    """What to go on with.
+
+    Args:
+        engine: Whose state it shall be.
+        path: Where it comes from, for messages.
+        content: What `packed` made of a run.
+
+    Raises:
+        InvalidArgumentError: It is of another state.
+    """
+    found: list[tuple[str, Any]] = content["state"]
+    leaves, tree = jax.tree_util.tree_flatten_with_path(engine.state)
+    wanted = [(jax.tree_util.keystr(place), *_kind(leaf)) for place, leaf in leaves]
+    given = [(name, *_kind(leaf)) for name, leaf in found]
+    if given != wanted:
+        one, other = next(
+            (one, other)
+            for one, other in zip([*given, None], [*wanted, None], strict=False)
+            if one != other
+        )
+        raise InvalidArgumentError(
+            f"BackupAndRestore.backup_dir, {path}",
+            "nothing more" if one is None else " ".join(map(str, one)),
+            f"where the trainer has {'nothing' if other is None else ' '.join(map(str, other))}"
+            "; go on with the model and optimizer that were backed up, or give another"
+            " directory",
+        )
+    state: TrainState = jax.tree.unflatten(tree, [leaf for _, leaf in found])
+    position = Position(**content["position"])
+    return Restored(state, position, content["callbacks"], content["history"])
+
+
+def _kind(leaf: Any) -> tuple[str, tuple[int, ...]]:
+    if is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    return str(leaf.dtype), tuple(leaf.shape)
