@@ -11,7 +11,7 @@ import pytest
 import fitbus
 from fitbus import StopTraining
 from fitbus.callbacks import BackupAndRestore, History
-from fitbus.testing import toy_problem
+from fitbus.testing import EventRecorder, toy_problem
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +30,7 @@ class Trained:
     def __init__(self) -> None:
         self.trainer = fitbus.Trainer(PROBLEM.task, PROBLEM.params, seed=3)
         self.history = History()
+        self.recorder = EventRecorder()
         self.reason = ""
 
     async def fit(self, *callbacks: Any, fused: int = 1) -> Trained:
@@ -43,9 +44,16 @@ class Trained:
             validation_split=0.1,
             steps_per_epoch=8,
             steps_per_execution=fused,
-            callbacks=[*callbacks, self.history, note],
+            callbacks=[*callbacks, self.history, self.recorder, note],
         )
         return self
+
+    @property
+    def seqs(self) -> dict[Any, int]:
+        """The `seq` of what isn't told again."""
+        kinds = (fitbus.BatchEnd, fitbus.EpochEnd, fitbus.TrainEnd)
+        told = [event for event in self.recorder.events if isinstance(event, kinds)]
+        return {(type(event), event.step): event.seq for event in told}
 
     @property
     def step(self) -> int:
@@ -100,6 +108,8 @@ async def test_it_ends_as_one_that_was_never_interrupted(
     rest = await Trained().fit(BackupAndRestore(tmp_path / "b", save_freq), begin, fused=fused)
     assert begins == list(range(first.step, whole.step))
     assert rest.same_as(whole)
+    # One more was told: that the interruption acted.
+    assert {seq - whole.seqs[event] for event, seq in rest.seqs.items()} == {1}
     assert rest.reason == "completed"
     assert not (tmp_path / "b").exists()
 

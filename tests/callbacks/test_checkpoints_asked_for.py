@@ -33,6 +33,7 @@ class Trained:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.save_freq: Any = 100
         self.trainer = fitbus.Trainer(PROBLEM.task, PROBLEM.params, seed=3)
         self.recorder = EventRecorder()
         self.history: dict[str, list[float]] = {}
@@ -46,7 +47,7 @@ class Trained:
             steps_per_epoch=8,
             steps_per_execution=fused,
             callbacks=[
-                BackupAndRestore(self.folder / "b", save_freq=100),
+                BackupAndRestore(self.folder / "b", self.save_freq),
                 CSVLogger(self.folder / "log.csv"),
                 self.recorder,
                 *callbacks,
@@ -257,3 +258,22 @@ async def test_what_cannot_be_done_is_rejected_and_says_what_to_do(
         held.free.set()
         await run.wait()
     assert "gone through only once" in rejected[-1]
+
+
+async def test_after_going_back_a_new_backup_counts(make: Callable[[str], Trained]) -> None:
+    """Else a process that dies then would go on from a time that was given up."""
+    trained = make("one")
+    trained.save_freq = "epoch"
+    seen: list[int] = []
+
+    @fitbus.handler(fitbus.BatchEnd, wait=True)
+    def fail(event: fitbus.BatchEnd) -> None:
+        seen.append(event.step)
+        if seen.count(7) == 2:
+            raise ZeroDivisionError
+
+    save = once(fitbus.BatchEnd, 6, SaveCheckpoint("mark"))
+    back = once(fitbus.BatchEnd, 13, RestoreCheckpoint("mark"))
+    with pytest.raises(ZeroDivisionError):
+        await trained.fit(save, back, fail)
+    assert (await Trained(trained.folder).fit()).steps == list(range(7, STEPS + 1))

@@ -128,6 +128,7 @@ class BackupAndRestore(Callback):
         self._epoch: int | None = None  # that had begun at the last backup
         self._step = 0  # of the last backup
         self._last: Path | None = None  # that was written in this run
+        self._went_back = False  # to an earlier one: the newest isn't where training is
 
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run's end, and asks to be called at its boundaries.
@@ -147,7 +148,7 @@ class BackupAndRestore(Callback):
         self._background.attach(run)
         run.preparation.store = run.preparation.store or self
         self._to_delete, self._waiting, self._epoch = False, None, None
-        self._is_last, self._last = False, None
+        self._is_last, self._last, self._went_back = False, None, False
         run.preparation.boundaries.append(self._at_boundary)
         run.preparation.endings.append(self._at_good_end)
 
@@ -222,9 +223,11 @@ class BackupAndRestore(Callback):
         if path is None or not path.is_file():
             raise FitbusError(f"there is no checkpoint {which!r} in {self._directory}")
         try:
-            return self._restored(path, unpacked(self._files.read(path)))
+            content = self._files.read(path)
         except Damaged as error:
             raise FitbusError(f"{path} can't be read: {error}; restore another one") from error
+        self._went_back = True
+        return self._restored(path, unpacked(content))
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is written."""
@@ -245,6 +248,7 @@ class BackupAndRestore(Callback):
             due = before is not None and before != engine.epoch
         else:  # a step may also lie before the last backup's, if a checkpoint was restored
             due = not 0 <= engine.updates - self._step < self.save_freq
+        due, self._went_back = due or self._went_back, False
         if engine.interrupted and not self._is_last:
             due = self._is_last = True  # it goes on from just here
         # A stop is no part of a backup: what goes on from one before it asks for it again.

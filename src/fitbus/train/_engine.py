@@ -211,7 +211,7 @@ class Engine:
         logs = dict(self.read()) if self.batch else {}
         seq = self.publisher.seq  # after `logs`, which publishes what is in flight
         place = (self.epoch, self.batch, self.order, running, logs, self.place, gone)
-        return Position(*place, facts=self.facts, seq=seq)
+        return Position(*place, facts=self.facts, seq=seq, began=self.in_epoch)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

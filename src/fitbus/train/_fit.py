@@ -156,8 +156,8 @@ class FitJob:
         engine.preparation.resumed = restored.position
         if restored.position.seq is not None:
             # Told again, with the `seq` that they had: `TrainBegin`, and within an epoch its
-            # `EpochBegin`; so that the next batch has the one that it would have had.
-            again = 1 + (restored.position.batch > 0)
+            # `EpochBegin`; so that what comes then has the one that it would have had.
+            again = 1 + restored.position.began
             engine.publisher.go_on(max(0, restored.position.seq - again))
 
     def _go_back(self, engine: Engine, restored: Restored) -> int:

@@ -48,6 +48,7 @@ def packed(engine: Engine) -> list[Any]:
                 "validated": position.validated,
                 "facts": dict(position.facts),
                 "seq": position.seq,
+                "began": position.began,
             },
             "callbacks": engine.preparation.callback_states(),
             "history": (list(epochs), {n: v for n, v in values.items() if _can_be(v)}),

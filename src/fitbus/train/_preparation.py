@@ -41,6 +41,7 @@ class Position:
         facts: What is plain to see of the data, to be compared when a training goes on.
         seq: The `seq` of the next event, with which a training that goes on goes on; None begins at
             0, as a backup of an earlier version does.
+        began: Whether the epoch's `EpochBegin` was before it.
     """
 
     epoch: int
@@ -52,6 +53,7 @@ class Position:
     validated: int | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     seq: int | None = None
+    began: bool = False
 
     def compare(self, facts: Mapping[str, Any]) -> None:
         """Warns if the place is within an epoch, or a pass, of data or batches that were others."""
@@ -223,7 +225,9 @@ class Preparation:
     def began_before(self, epoch: int) -> bool:
         """Whether an epoch is gone on with: what was done at its beginning is in the backup."""
         resumed = self.went_back or self.resumed
-        return resumed is not None and resumed.batch > 0 and resumed.epoch == epoch
+        return (
+            resumed is not None and resumed.epoch == epoch and (resumed.began or resumed.batch > 0)
+        )
 
     def restored(self) -> Restored | None:
         """What was found to go on with."""
