@@ -20,6 +20,7 @@ from fitbus.bus._subscription import Subscription
 from fitbus.bus._surface import Subscribable
 from fitbus.bus._tail import Tail
 from fitbus.bus._wakeup import Wakeup
+from fitbus.bus._watch import Watch
 from fitbus.errors import BusClosedError, FitbusError, InvalidArgumentError
 from fitbus.events import Event
 
@@ -67,6 +68,7 @@ class Bus(Subscribable):
         self.closed = False
         self.runs = LiveRuns(self.lock)
         self.hosting = Hosting(self)
+        self.watch = Watch(self)
         self._own_host: Host | None = None
         self._orders = 0
         self._report: DeliveryReport | None = None

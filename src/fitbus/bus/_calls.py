@@ -99,6 +99,11 @@ class Mark(Marker):
         self._reached = anyio.Event()
         self._loop = LoopHandle()
 
+    @property
+    def reached(self) -> bool:
+        """Whether everything was."""
+        return self._reached.is_set()
+
     def finish(self) -> None:
         """Says so. Any thread."""
         self._loop.call_soon(self._reached.set)

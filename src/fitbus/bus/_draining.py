@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from fitbus.bus._calls import Mark
+from fitbus.bus._stacks import place_of, text
 from fitbus.bus._statistics import DeliveryReport, SubscriberReport
+from fitbus.bus._watch import STUCK_S
 
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
@@ -39,11 +41,12 @@ async def drained(
     """
     publishers = bus.runs.of(run)
     started = time.perf_counter()
+    told: set[Subscription[Any]] = set()
     with anyio.move_on_after(drain_s):
         known = -1
         while known < (errors := sum(len(p.failures.notes) for p in publishers)):
             known = errors  # of each, others are told
-            await _caught_up(bus, subscriptions)
+            await _caught_up(bus, subscriptions, drain_s, told)
     is_one = run is not None and len(publishers) == 1
     report = publishers[0].ledger.report if is_one else SubscriberReport.of
     with bus.lock:
@@ -61,16 +64,36 @@ async def drained(
     )
 
 
-async def _caught_up(bus: Bus, subscriptions: Sequence[Subscription[Any]]) -> None:
-    marks: list[Mark] = []
+async def _caught_up(
+    bus: Bus,
+    subscriptions: Sequence[Subscription[Any]],
+    drain_s: float,
+    told: set[Subscription[Any]],
+) -> None:
+    marks: list[tuple[Subscription[Any], Mark]] = []
     for subscription in subscriptions:
         if bus.hosting.hosts_subscription(subscription):
             mark = Mark()
             subscription.put_marker(mark)
-            marks.append(mark)
+            marks.append((subscription, mark))
     bus.wakeup.flush()
-    for mark in marks:
-        await mark.wait()
+    while marks:
+        before = [subscription.delivered for subscription, _ in marks]
+        with anyio.move_on_after(STUCK_S):
+            for _, mark in marks:
+                await mark.wait()
+            return
+        for (subscription, mark), delivered in zip(marks, before, strict=True):
+            is_stuck = subscription.delivered == delivered and not mark.reached
+            if is_stuck and subscription not in told:
+                told.add(subscription)
+                _logger.warning(
+                    "at the end, handler %r is waited for, %g s at most (drain_s); it is at:\n%s",
+                    subscription.name,
+                    drain_s,
+                    text(place_of(subscription)),
+                )
+        marks = [entry for entry in marks if not entry[1].reached]
 
 
 def finish(subscription: Subscription[Any]) -> None:
@@ -82,5 +105,9 @@ def finish(subscription: Subscription[Any]) -> None:
     busy = subscription.statistics().in_flight
     subscription.cancel()
     if busy and scope is not None:
-        _logger.warning("handler %r was cancelled: it ran on past drain_s", subscription.name)
+        _logger.warning(
+            "handler %r was cancelled: it ran on past drain_s; it was at:\n%s",
+            subscription.name,
+            text(place_of(subscription)),
+        )
         scope.cancel()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
 import anyio
 from anyio.abc import TaskGroup
 
+from fitbus.bus._watch import TICK_S
 from fitbus.bus._worker import work
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Host"]
 
-_TICK_S = 0.1  # a safety net: tells the loop what a thread left untold
 _LEAVE_S = 30.0
 _logger = logging.getLogger("fitbus")
 
@@ -46,6 +47,7 @@ class Host:
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._ticking)
         self._bus.hosting.add(self)
+        self._bus.watch.enter()
         return self
 
     async def __aexit__(
@@ -82,7 +84,12 @@ class Host:
         assert self._tasks is not None
         self._workers.add(subscription)
         name = f"fitbus {subscription.name}"
-        self._tasks.start_soon(work, subscription, self._bus, self, name=name)
+
+        def working() -> Coroutine[Any, Any, None]:
+            coroutine = subscription.coroutine = work(subscription, self._bus, self)
+            return coroutine
+
+        self._tasks.start_soon(working, name=name)
 
     def left(self, subscription: Subscription[Any]) -> None:
         """Notes that a handler's task has ended."""
@@ -92,6 +99,7 @@ class Host:
 
     async def _leave(self, within_s: float) -> None:
         self.leaving = True
+        self._bus.watch.leave()
         self._bus.hosting.remove(self)
         self._idle = anyio.Event()
         if not self._workers:
@@ -115,5 +123,6 @@ class Host:
     async def _ticking(self) -> None:
         with anyio.CancelScope(shield=True) as self._tick:
             while not self.leaving:
-                await anyio.sleep(_TICK_S)
-                self._bus.wakeup.flush()
+                await anyio.sleep(TICK_S)
+                self._bus.watch.beat()
+                self._bus.wakeup.flush()  # a safety net, for what a thread left untold

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fitbus.bus._publisher import Publisher
     from fitbus.bus._subscription import Subscription
 
-__all__ = ["ThreadCalls"]
+__all__ = ["Acting", "ThreadCalls"]
 
 
 @final
@@ -30,18 +30,23 @@ class ThreadCalls:
         self._ledger = publisher.ledger
         self._holdups = standstill.holdups
         # The thread, once for each call or group of calls that it is in.
-        self._acting: list[_Acting] = []
+        self._acting: list[Acting] = []
 
     def may_act(self) -> bool:
         """Whether the caller is the training thread, in a `def` handler."""
         return bool(self._acting) and self._acting[-1].thread == threading.get_ident()
 
     @property
+    def acting(self) -> Acting | None:
+        """The call of a `def` handler that the thread is in. Any thread."""
+        return next(iter(self._acting[-1:]), None)
+
+    @property
     def calling(self) -> str | None:
         """The `def` handler that the thread is in, in words. Any thread."""
-        for acting in self._acting[-1:]:
-            return f"in handler {acting.subscription.name!r} of {type(acting.event).__name__}"
-        return None
+        if (acting := self.acting) is None:
+            return None
+        return f"in handler {acting.subscription.name!r} of {type(acting.event).__name__}"
 
     def call_all(
         self,
@@ -50,7 +55,7 @@ class ThreadCalls:
         logs: dict[str, float],
     ) -> None:
         """Calls the handlers of an event. What makes a call dear is done once for all of them."""
-        acting: _Acting | None = None
+        acting: Acting | None = None
         try:
             for subscription, hook in handlers:
                 is_plain = not (subscription.needs_worker or subscription.filter.active)
@@ -105,18 +110,18 @@ class ThreadCalls:
             self._publisher.desk.serve()
         return True
 
-    def _begin(self, event: Event, subscription: Subscription[Any]) -> _Acting:
-        acting = _Acting(self._publisher, event, subscription)
+    def _begin(self, event: Event, subscription: Subscription[Any]) -> Acting:
+        acting = Acting(self._publisher, event, subscription)
         self._acting.append(acting)
         return acting
 
-    def _end(self, acting: _Acting) -> None:
+    def _end(self, acting: Acting) -> None:
         self._acting.pop()
         acting.mark.active = False
         standing.reset(acting.token)
         self._holdups.glance(time.perf_counter())
 
-    def _call(self, acting: _Acting, hook: Hook, logs: dict[str, float]) -> None:
+    def _call(self, acting: Acting, hook: Hook, logs: dict[str, float]) -> None:
         """Calls a handler whose turn was acquired, and gives that back."""
         subscription, event, publisher = acting.subscription, acting.event, self._publisher
         if subscription.ended:  # while its turn was waited for, or by a handler before it
@@ -160,7 +165,7 @@ class ThreadCalls:
 
 
 @final
-class _Acting:
+class Acting:
     """That the training thread is in a `def` handler, which of them, and for what."""
 
     __slots__ = ("event", "mark", "subscription", "thread", "token")

@@ -34,6 +34,7 @@ class Standstill:
 
     Attributes:
         holdups: Warns of those that are waited for too long.
+        awaited: The calls on the event loop that are waited for.
     """
 
     def __init__(self, publisher: Publisher, bus: Bus) -> None:
@@ -41,6 +42,7 @@ class Standstill:
         self._bus = bus
         self._bell = threading.Event()
         self._deadline: float | None = None
+        self.awaited: Sequence[tuple[Subscription[Any], Call]] = ()
         self._ledger = publisher.ledger
         self.holdups = Holdups(bus, publisher.run, publisher.ledger)
 
@@ -180,9 +182,11 @@ class Standstill:
             since = now
             self.holdups.glance(now)
 
+        self.awaited = calls
         try:
             self.wait(lambda: all(call.done for _, call in calls) or self._given_up(), charge)
         finally:
+            self.awaited = ()
             charge()
         for subscription, call in calls:
             if call.give_up():

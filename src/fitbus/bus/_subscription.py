@@ -88,6 +88,7 @@ class Subscription(Intake, Generic[E_co]):
         self._failure: BaseException | None = None  # raised by a stream's own predicate
         self._opened = not self.is_stream
         self.scope: anyio.CancelScope | None = None  # the worker's, while there is one
+        self.coroutine: Any = None  # the worker's
         self.turn: Any = threading.RLock()  # one `def` call at a time, over all runs
 
     def cancel(self) -> None:

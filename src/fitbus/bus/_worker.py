@@ -80,7 +80,7 @@ async def work(subscription: Subscription[Any], bus: Bus, host: Host) -> None:
             # Cancelled natively, by its own handler for one. The task ends here: letting this go on
             # would cancel the whole task group, the caller of `fit` with it.
         finally:
-            subscription.scope = subscription.alarm = None
+            subscription.scope = subscription.alarm = subscription.coroutine = None
             if not host.leaving:
                 subscription.cancel()
             bus.hosting.worker_left(subscription)
