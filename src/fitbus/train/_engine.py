@@ -143,7 +143,7 @@ class Engine:
 
     def train_step(self, batch: Batch, steps: int = 1) -> Any:
         """The compiled train step, or so many of them fused, for `advance`."""
-        return self.steps.train(self.state, batch, self._form, steps)
+        return self.steps.train(self.state, batch, self._form, steps, self.preparation.guarding)
 
     def advance(self, step: Any, *arguments: Any, steps: int = 1) -> Any:
         """Dispatches an execution, of one step or several; returns its vector, or vectors."""

@@ -16,6 +16,8 @@ from fitbus.train._state import TrainState
 
 if TYPE_CHECKING:
     from fitbus.train._engine import Engine
+    from fitbus.train._guarding import Guarding
+    from fitbus.train._watch import Guards
 
 __all__ = ["Position", "Preparation", "Remembers", "Restored"]
 
@@ -117,6 +119,7 @@ class Preparation:
             have put back.
         endings: Called in the training thread when a training has ended well, and so have all
             waiting handlers of its end. An error is the run's.
+        guard: Who guards the steps; None if nobody does.
     """
 
     def __init__(self) -> None:
@@ -131,6 +134,24 @@ class Preparation:
         self.endings: list[Callable[[], object]] = []
         self.planned: list[tuple[int, int, str, Ask]] = []
         self._plans = 0
+        self.guard: Guards | None = None
+
+    @property
+    def guarding(self) -> Guarding | None:
+        """What guarded steps look at; None if they aren't guarded."""
+        return None if self.guard is None else self.guard.guarding
+
+    def guard_with(self, guard: Guards) -> None:
+        """Has the compiled steps guarded, before the first of them.
+
+        Raises:
+            InvalidArgumentError: Another callback guards them.
+        """
+        if self.guard is not None:
+            raise InvalidArgumentError(
+                "callbacks", guard, "the steps have a guard already; leave one of them out"
+            )
+        self.guard = guard
 
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
         """Calls a check, before the first step, with the names that logs will have."""
