@@ -62,6 +62,14 @@ BAD: dict[str, dict[str, list[Any]]] = {
         "restore_best_weights": NO_FLAG,
         "start_from_epoch": NO_COUNT,
     },
+    "Guard": {
+        "nonfinite": ["raise", None, ""],
+        "max_norm": [0, -1, INF, *NO_NUMBER],
+        "metrics": ["loss", [""], [3], 3, {"loss"}],
+        "limit": [0, *(v for v in NO_COUNT if v is not None)],
+        "snapshot_every": [0, *NO_COUNT],
+        "scale_learning_rate": [0, -1, INF, 0.5, *NO_NUMBER],  # it goes with "rollback"
+    },
     "History": {},
     "JSONLogger": {
         "path": ["", None, 3],
@@ -150,6 +158,14 @@ BAD: dict[str, dict[str, list[Any]]] = {
         "backoff_s": [-1, INF, NAN, "1", None],
         "room": [0, *NO_COUNT],
         "drain_s": [-1, INF, NAN, "1", None],
+    },
+    "StopOnDivergence": {
+        "monitor": NO_MONITOR,
+        "factor": [1, 0, -2, INF, None, *NO_NUMBER],
+        "window": [0, *NO_COUNT],
+        "patience": [0, *NO_COUNT],
+        "action": ["scale", None, ""],
+        "scale": [0, 1, -1, INF, None, *NO_NUMBER],
     },
     "SwapEMAWeights": {
         "swap_on_epoch": NO_FLAG,

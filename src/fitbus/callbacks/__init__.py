@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fitbus.callbacks._backup_and_restore import BackupAndRestore
     from fitbus.callbacks._csv_logger import CSVLogger
     from fitbus.callbacks._device_stats import DeviceStats
+    from fitbus.callbacks._guard import Guard
     from fitbus.callbacks._json_logger import JSONLogger
     from fitbus.callbacks._learning_rate_finder import LearningRateFinder
     from fitbus.callbacks._learning_rate_scheduler import LearningRateScheduler
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fitbus.callbacks._progress_bar import ProgressBar as ProgbarLogger
     from fitbus.callbacks._reduce_lr_on_plateau import ReduceLROnPlateau
     from fitbus.callbacks._remote_monitor import RemoteMonitor
+    from fitbus.callbacks._stop_on_divergence import StopOnDivergence
     from fitbus.callbacks._swap_ema_weights import SwapEMAWeights
     from fitbus.callbacks._tensorboard import TensorBoard
     from fitbus.callbacks._terminate_on_nan import TerminateOnNaN
@@ -40,6 +42,7 @@ __all__ = [
     "Callback",
     "DeviceStats",
     "EarlyStopping",
+    "Guard",
     "History",
     "JSONLogger",
     "LambdaCallback",
@@ -53,6 +56,7 @@ __all__ = [
     "ProgressBar",
     "ReduceLROnPlateau",
     "RemoteMonitor",
+    "StopOnDivergence",
     "SwapEMAWeights",
     "TensorBoard",
     "TerminateOnNaN",
@@ -64,6 +68,7 @@ _FILES = {
     "BackupAndRestore": "_backup_and_restore",
     "CSVLogger": "_csv_logger",
     "DeviceStats": "_device_stats",
+    "Guard": "_guard",
     "JSONLogger": "_json_logger",
     "LearningRateFinder": "_learning_rate_finder",
     "LearningRateScheduler": "_learning_rate_scheduler",
@@ -73,6 +78,7 @@ _FILES = {
     "ProgressBar": "_progress_bar",
     "ReduceLROnPlateau": "_reduce_lr_on_plateau",
     "RemoteMonitor": "_remote_monitor",
+    "StopOnDivergence": "_stop_on_divergence",
     "SwapEMAWeights": "_swap_ema_weights",
     "TensorBoard": "_tensorboard",
     "TerminateOnNaN": "_terminate_on_nan",

@@ -28,6 +28,9 @@ from fitbus.events._notices import (
     Lagged,
     RunPaused,
     RunResumed,
+    SkipAction,
+    SkipReason,
+    StepSkipped,
 )
 
 __all__ = [
@@ -49,6 +52,9 @@ __all__ = [
     "PredictEnd",
     "RunPaused",
     "RunResumed",
+    "SkipAction",
+    "SkipReason",
+    "StepSkipped",
     "TestBatchBegin",
     "TestBatchEnd",
     "TestBegin",

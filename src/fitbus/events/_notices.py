@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, Literal, final, get_args
 
 from fitbus._checks import check_envelope, check_text, plain_result, set_field, set_whole
 from fitbus.control import Control
-from fitbus.errors import InvalidArgumentError
+from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events._base import Event
 
 __all__ = [
@@ -17,7 +17,13 @@ __all__ = [
     "Lagged",
     "RunPaused",
     "RunResumed",
+    "SkipAction",
+    "SkipReason",
+    "StepSkipped",
 ]
+
+SkipReason = Literal["nonfinite", "max_norm"]
+SkipAction = Literal["skip", "stop", "rollback"]
 
 
 @final
@@ -109,6 +115,43 @@ class CheckpointSaved(Event):
     def __post_init__(self) -> None:
         check_envelope(self)
         check_text(self, "path", "tag")
+
+
+@final
+class StepSkipped(Event):
+    """A step changed nothing but the count of steps, since a guard refused its update.
+
+    It comes before the `BatchEnd` of the same step, whose `batch_logs` are as they were computed;
+    `logs` leave the batch out.
+
+    Attributes:
+        batch: The batch's place in the epoch, from 0.
+        metric: The metric that isn't finite, the first one if there are several; else empty.
+        leaf: The leaf of the state that would have become not finite, the first one if there are
+            several, by its path, such as `"params/w"`; for `"max_norm"` the leaf of the parameters
+            with the longest update. Empty if all updates are finite.
+        reason: `"nonfinite"`, or `"max_norm"`: all is finite, but the update is too long.
+        action: What is done at the next boundary: `"skip"` nothing, `"stop"` training is asked to
+            stop, `"rollback"` it goes back to an earlier state.
+        back_to: The completed updates of the state that it goes back to; -1 if it doesn't.
+    """
+
+    batch: int
+    metric: str = ""
+    leaf: str = ""
+    reason: SkipReason = "nonfinite"
+    action: SkipAction = "skip"
+    back_to: int = -1
+
+    def __post_init__(self) -> None:
+        check_envelope(self)
+        set_whole(self, "batch")
+        check_text(self, "metric", "leaf")
+        for name, allowed in (("reason", get_args(SkipReason)), ("action", get_args(SkipAction))):
+            found: object = getattr(self, name)
+            if found not in allowed:
+                raise InvalidArgumentError(f"StepSkipped.{name}", found, one_of(allowed))
+        set_whole(self, "back_to", least=-1)
 
 
 @final

@@ -1,17 +1,19 @@
 """What computes: tasks, the trainer, its runs, and the state that they train."""
 
 from fitbus.train._engine import Engine
+from fitbus.train._guarding import Guarding, Verdict
 from fitbus.train._history import History
 from fitbus.train._job import RunStatistics
 from fitbus.train._life import RunStatus
 from fitbus.train._metrics import NO_MEAN, Fold
 from fitbus.train._model import ModelView, OptimizerView
 from fitbus.train._packing import packed, unpacked
-from fitbus.train._preparation import Position, Preparation, Restored
+from fitbus.train._position import Position, Restored
+from fitbus.train._preparation import Preparation
 from fitbus.train._run import Run
 from fitbus.train._runs import Runs
 from fitbus.train._signals import stop_on_signals
-from fitbus.train._state import TrainState, is_key, is_lost, on_host
+from fitbus.train._state import TrainState, copied, is_key, is_lost, on_host
 from fitbus.train._task import Batch, ControlAppliers, Metrics, Supervised, Task
 from fitbus.train._trainer import Trainer
 
@@ -21,6 +23,7 @@ __all__ = [
     "ControlAppliers",
     "Engine",
     "Fold",
+    "Guarding",
     "History",
     "Metrics",
     "ModelView",
@@ -36,6 +39,8 @@ __all__ = [
     "Task",
     "TrainState",
     "Trainer",
+    "Verdict",
+    "copied",
     "is_key",
     "is_lost",
     "on_host",

@@ -9,7 +9,7 @@ from fitbus.errors import ControlRejectedError
 
 if TYPE_CHECKING:
     from fitbus.train._engine import Engine
-    from fitbus.train._preparation import Restored
+    from fitbus.train._position import Restored
 
 __all__ = ["Store", "checkpoint"]
 

@@ -27,7 +27,8 @@ from fitbus.train._flight import Flight
 from fitbus.train._form import Form
 from fitbus.train._history import History
 from fitbus.train._life import Stop
-from fitbus.train._preparation import Position, Preparation, Restored
+from fitbus.train._position import Position, Restored
+from fitbus.train._preparation import Preparation
 from fitbus.train._request import Requests
 from fitbus.train._state import TrainState, alike, from_host, is_lost, on_host, placed
 from fitbus.train._steps import Steps
@@ -137,7 +138,7 @@ class Engine:
 
     def train_step(self, batch: Batch, steps: int = 1) -> Any:
         """The compiled train step, or so many of them fused, for `advance`."""
-        return self.steps.train(self.state, batch, self._form, steps)
+        return self.steps.train(self.state, batch, self._form, steps, self.preparation.guarding)
 
     def advance(self, step: Any, *arguments: Any, steps: int = 1) -> Any:
         """Dispatches an execution, of one step or several; returns its vector, or vectors."""
@@ -209,9 +210,8 @@ class Engine:
         gone = None if self.validation is None else self.validation.gone
         running = on_host(self.running) if self.batch else None
         logs = dict(self.read()) if self.batch else {}
-        seq = self.publisher.seq  # after `logs`, which publishes what is in flight
         place = (self.epoch, self.batch, self.order, running, logs, self.place, gone)
-        return Position(*place, facts=self.facts, seq=seq, began=self.in_epoch)
+        return Position(*place, self.facts, self.publisher.seq, self.in_epoch)  # `logs` settled it
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ _WINDOW_S = 0.05  # that it measures each of the two for
 _UNCOUNTED = 2  # executions at the beginning of a window: they compile
 _GAIN = 0.95  # of the time of single steps, that fused ones may take at the most
 _logger = logging.getLogger("fitbus")
+
+_Placed: TypeAlias = tuple[HostBatch, tuple[int, int]]  # and the place in the data after it
 
 
 @final
@@ -110,45 +113,79 @@ class Gathered:
 
     Args:
         feed: Where they come from.
+        kept_from: The index of the first one, if what was taken may be asked to come again; None if
+            it never is.
 
     Attributes:
         place: How far in the data those that were taken reach (`Feed.place`).
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, kept_from: int | None = None) -> None:
         self._feed = feed
         self._batches = feed.epoch()
-        self._next: HostBatch | None = None
+        self._waiting: deque[_Placed] = deque()  # to be taken next
+        self._kept: deque[_Placed] = deque()  # that were taken, and may have to come again
+        self._kept_from = kept_from  # the index of the first of these
         self._error: Exception | None = None
-        self.place = feed.place
+        self.place = self._before = feed.place  # the latter: of the batch before those kept
 
     def take(self, most: int) -> list[HostBatch]:
         """Up to so many; fewer at the end of the epoch, and none after it."""
-        if self._error is not None:
+        if self._error is not None and not self._waiting:
             raise self._error
         taken: list[HostBatch] = []
         shapes: Any = None  # of the first one
         while len(taken) < most:
             try:
-                item = self._pull()
+                placed = self._pull()
             except Exception as error:  # of whatever kind: it is raised later
                 if not taken:
                     raise
                 self._error = error
                 break
-            if item is None:
+            if placed is None:
                 break
+            item, place = placed
+            if (most > 1 or self._kept_from is not None) and self._feed.reuses:
+                # A generator may fill one buffer again and again.
+                item = item._replace(batch=_copied(item.batch))
             if most > 1:
-                if self._feed.reuses:  # a generator may fill one buffer again and again
-                    item = item._replace(batch=_copied(item.batch))
                 found = _shapes(item)
                 shapes = shapes or found
                 if found != shapes:
-                    self._next = item
+                    self._waiting.appendleft((item, place))
                     break
             taken.append(item)
-            self.place = self._feed.place
+            self.place = place
+            if self._kept_from is not None:
+                self._kept.append((item, place))
         return taken
+
+    def forget(self, batch: int) -> None:
+        """Those before this index won't be asked for again."""
+        if self._kept_from is not None:
+            while self._kept_from < batch:
+                _, self._before = self._kept.popleft()
+                self._kept_from += 1
+
+    def back_to(self, batch: int, done: int) -> int:
+        """Goes back: the batch of this index is the next one again, one that isn't forgotten.
+
+        Args:
+            batch: The index, and
+            done: how many had been trained on.
+
+        Returns:
+            The examples of those between the two.
+        """
+        assert self._kept_from is not None
+        rows = 0
+        while (index := self._kept_from + len(self._kept) - 1) >= batch:
+            placed = self._kept.pop()
+            self._waiting.appendleft(placed)
+            rows += placed[0].rows if index < done else 0
+        self.place = self._kept[-1][1] if self._kept else self._before
+        return rows
 
     def leave(self, items: Sequence[HostBatch] = ()) -> None:
         """Ends the epoch, maybe early: batches that wait go back to where they came from.
@@ -156,14 +193,18 @@ class Gathered:
         Args:
             items: Those that were taken last, if they weren't trained on.
         """
-        item, self._next = self._next, None
-        left = [*items] if item is None else [*items, item]
+        left = [*items, *(item for item, _ in self._waiting)]
+        self._waiting.clear()
         if left:
             self._feed.give_back(left)
 
-    def _pull(self) -> HostBatch | None:
-        item, self._next = self._next, None
-        return next(self._batches, None) if item is None else item
+    def _pull(self) -> _Placed | None:
+        if self._waiting:
+            return self._waiting.popleft()
+        if self._error is not None:
+            raise self._error
+        item = next(self._batches, None)
+        return None if item is None else (item, self._feed.place)
 
 
 def stacked(batches: Sequence[Batch], size: int) -> Batch:

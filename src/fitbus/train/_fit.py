@@ -22,10 +22,10 @@ from fitbus.train._engine import Engine
 from fitbus.train._evaluate import CalledOff, evaluate, evaluate_quietly
 from fitbus.train._executions import Executions
 from fitbus.train._feed import Feed
+from fitbus.train._guarding import Layout
 from fitbus.train._history import History
 from fitbus.train._loop import boundary, train_epoch
-from fitbus.train._metrics import MetricsLayout
-from fitbus.train._preparation import Position, Restored
+from fitbus.train._position import Position, Restored
 from fitbus.train._source import HostBatch
 
 __all__ = ["FitJob"]
@@ -70,7 +70,7 @@ class FitJob:
         self._validation = validation
         self._validation_freq = validation_freq
         self._executions = Executions(steps_per_execution)
-        self._layout: MetricsLayout | None = None
+        self._layout: Layout | None = None
         self._logs: dict[str, float] = {}
         self.history = History({"verbose": verbose, "epochs": epochs, "steps": feed.steps})
 
@@ -187,7 +187,8 @@ class FitJob:
         if first is None:
             return
         engine.activity = "tracing the train step"
-        self._layout = engine.steps.train_layout(engine.state, first.batch)
+        guarding = engine.preparation.guarding
+        self._layout = engine.steps.train_layout(engine.state, first.batch, guarding)
         names = set(self._layout.names)
         if (validation := self._validation) is not None:
             engine.activity = "waiting for the first batch of the validation data"

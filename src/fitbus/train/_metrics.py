@@ -104,8 +104,33 @@ class MetricsLayout:
         means = np.zeros((4, len(self._means)), self.dtype)
         return means, {name: jax.tree.map(np.asarray, self._init[name]()) for name in self._folds}
 
-    def accumulate(self, running: Any, metrics: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Folds a batch's metrics in; traced. Returns the running values, and the vector."""
+    def gone_on_with(self, values: Any) -> Any:
+        """The running values to go on with, of those from a backup."""
+        return values
+
+    def own(self, metrics: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+        """A batch's own values by name, each with its weight; traced."""
+        found: dict[str, tuple[Any, Any]] = {}
+        for name in self._means:
+            pair = metrics[name] if isinstance(metrics[name], tuple) else (metrics[name], 1.0)
+            found[name] = (jnp.asarray(pair[0], self.dtype), jnp.asarray(pair[1], self.dtype))
+        for name in self._folds:
+            fold = metrics[name]
+            result = fold.result(fold.update(fold.init(), fold.value))
+            for place, value in self._results(name, result).items():
+                found[place] = (jnp.asarray(value, self.dtype), jnp.ones((), self.dtype))
+        return found
+
+    def accumulate(
+        self, running: Any, metrics: Mapping[str, Any], counts: Any = None
+    ) -> tuple[Any, Any]:
+        """Folds a batch's metrics in; traced. Returns the running values, and the vector.
+
+        Args:
+            running: The running values.
+            metrics: The batch's.
+            counts: Whether they count; else only the batch's own values are told. None: they do.
+        """
         means, kept = running
         pairs = [m if isinstance(m, tuple) else (m, 1.0) for m in (metrics[n] for n in self._means)]
         now: dict[str, Any] = {}
@@ -114,8 +139,9 @@ class MetricsLayout:
         if pairs:
             value = jnp.stack([jnp.asarray(v, self.dtype) for v, _ in pairs])
             weight = jnp.stack([jnp.asarray(w, self.dtype) for _, w in pairs])
-            total, total_error = _add(means[0], means[1], jnp.where(weight == 0, 0, value * weight))
-            count, count_error = _add(means[2], means[3], weight)
+            share = weight if counts is None else jnp.where(counts, weight, 0)
+            total, total_error = _add(means[0], means[1], jnp.where(share == 0, 0, value * share))
+            count, count_error = _add(means[2], means[3], share)
             means = jnp.stack([total, total_error, count, count_error])
             mean = total / jnp.where(count == 0, 1, count)
             places = np.array([self._means.index(name) for name in self._weighted], int)
@@ -125,7 +151,7 @@ class MetricsLayout:
         kept = dict(kept)
         for name in self._folds:
             fold = metrics[name]
-            kept[name] = self._updated(name, fold, kept[name])
+            kept[name] = self._updated(name, fold, kept[name], counts)
             so_far |= self._results(name, fold.result(kept[name]))
             now |= self._results(name, fold.result(fold.update(fold.init(), fold.value)))
         vector = [values[name] for values in (so_far, now) for name in self.names]
@@ -145,7 +171,7 @@ class MetricsLayout:
                 )
         return found
 
-    def _updated(self, name: str, fold: Fold, kept: Any) -> Any:
+    def _updated(self, name: str, fold: Fold, kept: Any, counts: Any) -> Any:
         new = fold.update(kept, fold.value)
         # Else every batch after the first one would be compiled anew.
         was, now = jax.eval_shape(lambda: (kept, new))
@@ -155,6 +181,8 @@ class MetricsLayout:
                 jax.tree.map(_kind, now),
                 f"keep the accumulator's structure, shapes and dtypes: {jax.tree.map(_kind, was)}",
             )
+        if counts is not None:
+            new = jax.tree.map(lambda was, now: jnp.where(counts, now, was), kept, new)
         return new
 
     def read(self, vector: Any) -> tuple[dict[str, float], dict[str, float]]:

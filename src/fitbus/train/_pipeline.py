@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, final
 from msgspec.structs import force_setattr
 
 from fitbus.bus import Publisher
-from fitbus.events import BatchBegin, BatchEnd, Event, TestBatchBegin, TestBatchEnd
+from fitbus.events import BatchBegin, BatchEnd, Event, StepSkipped, TestBatchBegin, TestBatchEnd
 from fitbus.train._context import begin_fetch, fetched
 from fitbus.train._flight import Flight
-from fitbus.train._metrics import MetricsLayout
+from fitbus.train._guarding import Layout
+from fitbus.train._watch import Watch
 
-__all__ = ["Pipeline"]
+__all__ = ["Execution", "Pipeline"]
 
 _SLOW_SOURCE = 4.0  # times as long as a step
 _SLOW_S = 0.1
@@ -35,16 +36,19 @@ class Pipeline:
         kinds: The types that begin and end a batch.
         flight: How many steps may be in flight.
         before: The logs of the batches before; they stay if there is no further one.
+        watch: Looks at what guarded steps say: reads one of them for all that are published
+            together, and the others only if something happened.
     """
 
     def __init__(
         self,
         publisher: Publisher,
-        layout: MetricsLayout,
+        layout: Layout,
         kinds: tuple[type[BatchBegin], type[BatchEnd]]
         | tuple[type[TestBatchBegin], type[TestBatchEnd]],
         flight: Flight,
         before: Mapping[str, float] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self._publisher = publisher
         self._layout = layout
@@ -60,10 +64,11 @@ class Pipeline:
         self._exact = False
         self._flight = flight
         self._updates = int(self._begin is BatchBegin)  # of the state, by a batch
-        self._out: deque[_Execution] = deque()  # in flight
-        self._there: list[_Execution] = []  # landed, and not published yet
+        self._out: deque[Execution] = deque()  # in flight
+        self._there: list[Execution] = []  # landed, and not published yet
         self._before = dict(before or {})
-        self._last: _Execution | None = None
+        self._watch = watch
+        self._last: Execution | None = None
         self._copies: bool | None = None  # whether values have to come from another memory
         flight.begin()
 
@@ -86,7 +91,7 @@ class Pipeline:
             steps: How many steps it has.
         """
         out, flight = self._out, self._flight
-        out.append(_Execution(batch, step, vector, steps))
+        out.append(Execution(batch, step, vector, steps))
         if self._copies is not False:
             self._begin_copy(vector)
         if len(out) >= flight.executions(steps):
@@ -136,15 +141,19 @@ class Pipeline:
             self._tell_begin(batch)
         vector = compute()
         self._flight.wait_for(vector)
-        self._last = execution = _Execution(batch, step + updates, vector, steps)
+        execution = Execution(batch, step + updates, vector, steps)
         self._flight.landed(steps)
-        publisher.step = step + updates * steps
+        (self._last,), skipped = self._watched([execution])
+        rows = self._last.rows()
+        publisher.step = step + updates * len(rows)
         try:
-            for place, values in enumerate(execution.rows()):
+            for place, values in enumerate(rows):
                 if steps > 1:
                     publisher.desk.put_off = True
                     self._tell_begin(batch + place, step + updates * place)
-                publisher.desk.put_off = place < steps - 1
+                if batch + place in skipped:
+                    publisher.barrier(skipped[batch + place], step=step + updates * (place + 1))
+                publisher.desk.put_off = place < len(rows) - 1
                 end = self._end_of(batch + place, values)
                 publisher.barrier(end, step=step + updates * (place + 1))
         finally:
@@ -175,6 +184,8 @@ class Pipeline:
         flight = self._flight
         if flight.step_s >= flight.flush_s or executions == len(self._out):
             self._tell()  # of those before, since this may take a while
+            if not self._out:  # a step before them had halted
+                return
         if executions > 1:
             started = time.perf_counter()
             self._out[0].vector.block_until_ready()
@@ -204,16 +215,43 @@ class Pipeline:
         there, self._there = self._there, []
         self._flight.told()
         if there:
+            there, skipped = self._watched(there)
             self._last = there[-1]
             begins, ends = publisher.wanted(self._begin), publisher.wanted(self._end)
-            if begins or ends:
+            if skipped:
+                self._publish_with(there, skipped)
+            elif begins or ends:
                 self._publish(there, with_begin=begins)
             else:
                 publisher.step = self._last.step + (self._last.steps - 1) * self._updates
                 publisher.skip(self._skip_both, sum(each.steps for each in there))
         publisher.flush()
 
-    def _publish(self, there: list[_Execution], *, with_begin: bool) -> None:
+    def _watched(self, there: list[Execution]) -> tuple[list[Execution], dict[int, StepSkipped]]:
+        """What has landed without what did nothing, since a step before it halted."""
+        if self._watch is None:
+            return there, {}
+        found = self._watch.look(there)
+        if self._watch.halted:
+            self._out.clear()
+            self._there.clear()
+        return found
+
+    def _publish_with(self, there: list[Execution], skipped: dict[int, StepSkipped]) -> None:
+        """Publishes steps one by one, since some of them were left out."""
+        publisher = self._publisher
+        for execution in there:
+            batch, step = execution.batch, execution.step
+            for values in execution.rows():
+                publisher.step = step - self._updates
+                publisher.publish(self._begin_of(batch), held=True)
+                publisher.step = step
+                if batch in skipped:
+                    publisher.publish(skipped[batch], held=True)
+                publisher.publish(self._end_of(batch, values), held=True)
+                batch, step = batch + 1, step + self._updates
+
+    def _publish(self, there: list[Execution], *, with_begin: bool) -> None:
         events: list[Event] = []
         steps: list[int] = []
         for execution in there:
@@ -241,7 +279,7 @@ class Pipeline:
         return event
 
 
-class _Execution(NamedTuple):
+class Execution(NamedTuple):
     """One step, or several that were fused."""
 
     batch: int  # the index of the first batch

@@ -2,94 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, final
 
 from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._applying import hyperparameters, scheduled
-from fitbus.train._state import TrainState
+from fitbus.train._position import Position, Restored
 
 if TYPE_CHECKING:
     from fitbus.train._checkpointing import Store
     from fitbus.train._engine import Engine
+    from fitbus.train._guarding import Guarding
+    from fitbus.train._watch import Guards
 
-__all__ = ["Position", "Preparation", "Remembers", "Restored"]
+__all__ = ["Preparation", "Remembers"]
 
 Ask: TypeAlias = Callable[[int], tuple[Control | None, int | None]]
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class Position:
-    """Where in a training a step boundary lies.
-
-    Attributes:
-        epoch: The epoch, from 0.
-        batch: The batches of it that are done.
-        order: What the order of shuffled data was made from.
-        running: The running values of its metrics, on the host (a list of their leaves will do);
-            None at its beginning.
-        logs: The logs that they stand for.
-        place: The pass of the data, from 0, and the batches of it that are done; None counts them
-            from `epoch` and `batch`, as if no epoch had ended early.
-        validated: The batches that validation has had of data that come once, such as an iterator.
-        facts: What is plain to see of the data, to be compared when a training goes on.
-        seq: The `seq` of the next event, with which a training that goes on goes on; None begins at
-            0, as a backup of an earlier version does.
-        began: Whether the epoch's `EpochBegin` was before it.
-    """
-
-    epoch: int
-    batch: int = 0
-    order: tuple[int, ...] = ()
-    running: Any = None
-    logs: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
-    place: tuple[int, int] | None = None
-    validated: int | None = None
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
-    seq: int | None = None
-    began: bool = False
-
-    def compare(self, facts: Mapping[str, Any]) -> None:
-        """Warns if the place is within an epoch, or a pass, of data or batches that were others."""
-        within = self.batch or (self.facts.get("steps_per_epoch") and self.place and self.place[1])
-        changed = [
-            f"{name} was {self.facts.get(name)!r}, and is {facts.get(name)!r}"
-            for name in {**self.facts, **facts}
-            if self.facts and self.facts.get(name) != facts.get(name)
-        ]
-        if within and changed:
-            warnings.warn(
-                f"a training goes on at batch {self.batch} of epoch {self.epoch}"
-                f" with other data or arguments: {'; '.join(changed)}. It won't end as it would"
-                " have; some examples may be left out, or come twice",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """What a callback's `restore` found.
-
-    Attributes:
-        state: The state to go on with: arrays, or those of `run.snapshot()`; None keeps the run's.
-        position: Where to go on.
-        callbacks: The states of the run's callbacks, as `Preparation.callback_states` gave them;
-            loaded when all `on_train_begin` hooks have been called.
-        history: The history so far: its epochs, and its values by name.
-    """
-
-    state: TrainState | None
-    position: Position
-    callbacks: Sequence[tuple[str, Mapping[str, Any]]] = ()
-    history: tuple[Sequence[int], Mapping[str, Sequence[float]]] = ((), {})
 
 
 class Remembers(Protocol):
@@ -125,6 +57,7 @@ class Preparation:
             have put back.
         endings: Called in the training thread when a training has ended well, and so have all
             waiting handlers of its end. An error is the run's.
+        guard: Who guards the steps; None if nobody does.
     """
 
     def __init__(self) -> None:
@@ -141,6 +74,24 @@ class Preparation:
         self.endings: list[Callable[[], object]] = []
         self.planned: list[tuple[int, int, str, Ask]] = []
         self._plans = 0
+        self.guard: Guards | None = None
+
+    @property
+    def guarding(self) -> Guarding | None:
+        """What guarded steps look at; None if they aren't guarded."""
+        return None if self.guard is None else self.guard.guarding
+
+    def guard_with(self, guard: Guards) -> None:
+        """Has the compiled steps guarded, before the first of them.
+
+        Raises:
+            InvalidArgumentError: Another callback guards them.
+        """
+        if self.guard is not None:
+            raise InvalidArgumentError(
+                "callbacks", guard, "the steps have a guard already; leave one of them out"
+            )
+        self.guard = guard
 
     def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
         """Calls a check, before the first step, with the names that logs will have."""

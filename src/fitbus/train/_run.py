@@ -28,7 +28,8 @@ from fitbus.train._job import Job, RunStatistics
 from fitbus.train._life import RunStatus
 from fitbus.train._model import ModelView
 from fitbus.train._nested import Nested
-from fitbus.train._preparation import Position, Preparation
+from fitbus.train._position import Position
+from fitbus.train._preparation import Preparation
 from fitbus.train._state import TrainState, on_host
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._form import Form
+from fitbus.train._guarding import GuardedLayout, Guarding, Layout, guarded
 from fitbus.train._metrics import MetricsLayout, check_metrics
 from fitbus.train._state import TrainState, check_same, home_of, is_key, mesh_of
 from fitbus.train._task import Batch, Task
@@ -71,7 +72,7 @@ class Steps:
         self._train_step = jax.jit(train_step, inline=True)
         self._eval_step = jax.jit(eval_step, inline=True)
         self.predict = jax.jit(lambda state, batch: task.predict_step(state, batch))  # noqa: PLW0108  # a function of its own: no other trainer's trace is taken
-        self._train: dict[int, Any] = {}  # by how many steps are fused
+        self._train: dict[Any, Any] = {}  # by how many steps are fused, and their guard
         self._eval: Any = None
         self._train_layout: MetricsLayout | None = None
         self._eval_layout: MetricsLayout | None = None
@@ -95,7 +96,9 @@ class Steps:
         new, metrics = traced.out_info
         return traced.jaxpr, inputs, _paths({"new_state": new}) + _paths({"metrics": metrics})
 
-    def train_layout(self, state: TrainState, batch: Batch) -> MetricsLayout:
+    def train_layout(
+        self, state: TrainState, batch: Batch, guarding: Guarding | None = None
+    ) -> Layout:
         """The layout of the train step's metrics; traces the step, but doesn't compile it."""
         if self._train_layout is None:
             found: Any = jax.eval_shape(self._train_step, state, batch)
@@ -107,6 +110,8 @@ class Steps:
                 raise InvalidArgumentError("train_step", found[0], "return a TrainState first")
             self._train_layout = MetricsLayout("train_step", found[1])
             self._batch = jax.eval_shape(lambda same: same, batch)
+        if guarding is not None:
+            return GuardedLayout(self._train_layout, guarding, state)
         return self._train_layout
 
     def eval_layout(self, state: TrainState, batch: Batch) -> MetricsLayout:
@@ -116,7 +121,14 @@ class Steps:
             self._eval_layout = MetricsLayout("eval_step", found)
         return self._eval_layout
 
-    def train(self, state: TrainState, batch: Batch, form: Form, steps: int = 1) -> Any:
+    def train(
+        self,
+        state: TrainState,
+        batch: Batch,
+        form: Form,
+        steps: int = 1,
+        guarding: Guarding | None = None,
+    ) -> Any:
         """The compiled step `(leaves, running, batch) -> (leaves, running, vector)`.
 
         Of several steps: `(leaves, running, batches, count) -> (leaves, running, vectors)`, where
@@ -124,33 +136,58 @@ class Steps:
         remainder needs no program of its own.
 
         The leaves of the state and the running values are donated, unless a debug mode of JAX may
-        want to run the step again.
+        want to run the step again. With a guard it is another program, kept beside the one without.
+
+        Raises:
+            InvalidArgumentError: There is a guard, and a debug mode that raises at what it sees.
         """
-        layout = self.train_layout(state, batch)
+        layout = self.train_layout(state, batch, guarding)
         donate = not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)  # type: ignore[attr-defined]  # jax declares them at run time
+        if guarding is not None and not donate:
+            raise InvalidArgumentError(
+                "callbacks",
+                "Guard",
+                "jax_debug_nans and jax_debug_infs raise at what it would deal with; turn them off,"
+                " or leave it out",
+            )
         shardings = [leaf.sharding for leaf in form.leaves(state)]
         mesh = mesh_of(state.params)
         made_for = (donate, shardings if mesh is not None else None, form)
         if self._made_for != made_for:
             self._train.clear()
             self._made_for = made_for
-        if steps not in self._train:
+        if (steps, guarding) not in self._train:
             options: dict[str, Any] = {"donate_argnums": (0, 1)} if donate else {}
             if mesh is not None:
                 everywhere = NamedSharding(mesh, PartitionSpec())
                 options["out_shardings"] = (shardings, everywhere, everywhere)
 
-            def step(leaves: list[Any], running: Any, batch: Batch) -> Any:
-                state = form.state(leaves)
-                new, metrics = self._train_step(state, batch)
-                check_same("train_step", state, new)
-                new = dataclasses.replace(new, step=state.step + 1)
-                running, vector = layout.accumulate(running, metrics)
-                return form.leaves(jax.tree.map(_strong, new)), running, vector
-
+            if isinstance(layout, GuardedLayout):
+                step = guarded(self._checked, layout, form)
+            else:
+                step = self._plain(layout, form)
             made = step if steps == 1 else _fused(step, steps, layout)
-            self._train[steps] = jax.jit(made, **options)
-        return self._train[steps]
+            self._train[steps, guarding] = jax.jit(made, **options)
+        return self._train[steps, guarding]
+
+    def _plain(self, layout: MetricsLayout, form: Form) -> Callable[..., Any]:
+        """A step without a guard."""
+
+        def step(leaves: list[Any], running: Any, batch: Batch) -> Any:
+            state = form.state(leaves)
+            new, metrics = self._train_step(state, batch)
+            check_same("train_step", state, new)
+            new = dataclasses.replace(new, step=state.step + 1)
+            running, vector = layout.accumulate(running, metrics)
+            return form.leaves(jax.tree.map(_strong, new)), running, vector
+
+        return step
+
+    def _checked(self, state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
+        """The task's step, with all its leaves as the next one needs them; traced."""
+        new, metrics = self._train_step(state, batch)
+        check_same("train_step", state, new)
+        return jax.tree.map(_strong, new), metrics
 
     def evaluate(self, state: TrainState, batch: Batch) -> Any:
         """The compiled step `(state, running, batch) -> (running, vector)`."""
@@ -164,7 +201,7 @@ class Steps:
         return self._eval
 
 
-def zeros(layout: MetricsLayout, state: TrainState, running: Any = None) -> Any:
+def zeros(layout: Layout, state: TrainState, running: Any = None) -> Any:
     """The running values of no batch, or some from a backup, on the device, where the state is.
 
     Raises:
@@ -178,13 +215,14 @@ def zeros(layout: MetricsLayout, state: TrainState, running: Any = None) -> Any:
             raise InvalidArgumentError(
                 "the metrics of the backup",
                 [a.shape for a in found],
-                "they aren't the task's; go on with the metrics, or begin anew without the backup",
+                "they aren't the task's; go on with the metrics, and a Guard if there was one, or"
+                " begin anew without the backup",
             )
-        values = jax.tree.unflatten(tree, found)
+        values = layout.gone_on_with(jax.tree.unflatten(tree, found))
     return jax.device_put(values, home_of(state.params))
 
 
-def _fused(step: Callable[..., Any], size: int, layout: MetricsLayout) -> Callable[..., Any]:
+def _fused(step: Callable[..., Any], size: int, layout: Layout) -> Callable[..., Any]:
     """Several steps in one program: `lax.fori_loop`, whose length may differ from call to call."""
 
     def steps(leaves: list[Any], running: Any, batches: Any, count: Any) -> Any:
