@@ -5,7 +5,8 @@ same NumPy arrays, with nothing read back. `best by hand` is the fastest loop th
 case, so that no figure looks better than it is. Waiting handlers are compared with a bare loop that
 reads the loss every step, since they see it. `10 tasks, by hand` is what concurrent subscribers are
 without a bus: a thread that reads each loss once its step is done, two steps in flight, and tells
-the event loop, where ten tasks get it from streams of their own.
+the event loop, where ten tasks get it from streams of their own. `guarded` is with a `Guard` that
+never trips, compared with the same without one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from _model import SIZES, Built, bare, build, epoch_s, updating
 
 import fitbus
 from fitbus._loops import LoopHandle
+from fitbus.callbacks import Guard
 
 READING = "bare, reading the loss"
 
@@ -190,6 +192,8 @@ def with_fitbus(built: Built, batch: int, steps: int, loop: str) -> dict[str, Ca
         "10 concurrent": fit(lambda: [concurrent() for _ in range(10)]),
         "10 concurrent, one asleep": fit(slow),
         "10 waiting": fit(lambda: [waiting() for _ in range(10)]),
+        "guarded": fit(lambda: [Guard()]),
+        "guarded, 10 concurrent": fit(lambda: [Guard(), *(concurrent() for _ in range(10))]),
         "no subscriber, 32 fused": fit(list, 32),
         "10 concurrent, 32 fused": fit(lambda: [concurrent() for _ in range(10)], 32),
     }
@@ -220,6 +224,8 @@ ROWS: list[tuple[str, str, float | None, float | None]] = [
     ("10 tasks, by hand", "bare", None, None),
     ("10 concurrent, one asleep", "10 concurrent", 1.02, 1.02),
     ("10 waiting", READING, 1.10, 1.10),
+    ("guarded", "no subscriber", None, None),
+    ("guarded, 10 concurrent", "10 concurrent", None, None),
     ("no subscriber, 32 fused", "bare", None, None),
     ("10 concurrent, 32 fused", "bare", None, None),
 ]
