@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 from anyio.abc import TaskStatus
 
-from fitbus import BatchEnd, Bus, Event, Subscription
+from fitbus import BatchEnd, Bus, Event, HandlerFailed, Subscription
 from fitbus.bus import BusStatistics, Handler, Overflow, Publisher, SubscriptionStatistics
 from fitbus.testing import EventRecorder, Gate
 
@@ -329,3 +329,29 @@ async def test_counts_add_up_at_every_moment_of_a_busy_bus() -> None:
         assert subscription.statistics().published == wanted
         if subscription.options.overflow == "block":
             assert subscription.statistics().dropped == 0
+
+
+async def test_what_def_handlers_miss_after_the_end_is_counted() -> None:
+    """A failure while the run is drained is told; the thread in which they are called has ended."""
+    gate = Gate()
+    recorder, every_other = EventRecorder(), EventRecorder()
+
+    async def fail(event: Tick) -> None:
+        await gate.pass_async()
+        raise ZeroDivisionError
+
+    async with Bus() as bus:
+        bus.add(fail, Tick, wait=False, on_error="log")
+        waiting = bus.add(recorder, HandlerFailed, name="waiting")
+        bus.add(every_other, HandlerFailed, every=2, name="every other")
+        publisher = bus.publisher()
+        for _ in range(3):
+            publisher.publish(Tick())
+        publisher.close()
+        gate.open()
+        report = await bus.drain(publisher.run, 10)
+        assert counts_of(waiting.statistics()) == {"published": 3, "dropped": 3}
+    assert recorder.events == []
+    found = [(entry.delivered, entry.undelivered) for entry in report.subscribers]
+    assert found == [(3, 0), (0, 3), (0, 1)]
+    assert not report.complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -43,9 +44,19 @@ class Deferred:
             finally:
                 self.calling = was_calling
 
+    def miss(self, event: Event, handlers: Iterable[tuple[Subscription[Any], Hook]]) -> None:
+        """Counts calls that nobody will make, as the thread has ended. The lock is held."""
+        for subscription, _ in handlers:
+            # What a predicate raises here is nobody's business any more.
+            with contextlib.suppress(Exception):
+                if not subscription.ended and subscription.filter.passes(event):
+                    subscription.count_missed()
+
     def clear(self) -> None:
-        """Forgets what is left."""
-        self._calls.clear()
+        """Forgets what is left, and counts it. The lock is held."""
+        while self._calls:
+            event, *handler = self._calls.popleft()
+            self.miss(event, [(handler[0], handler[1])])
 
     def __bool__(self) -> bool:
         """Whether any is left."""

@@ -46,7 +46,8 @@ class Sender(abc.ABC):
         Waiting handlers aren't waited for: those on the loop are called there, `def` ones in the
         training thread at its next boundary. Costs well under a microsecond and a mailbox each.
         Never raises for the state of loop or bus: after `close` the event is lost, unless it tells
-        of a handler that failed while the run was drained.
+        of a handler that failed while the run was drained: then `def` handlers that training waits
+        for, whose thread has ended, don't get it, which is counted.
 
         Args:
             event: The event.
@@ -65,7 +66,9 @@ class Sender(abc.ABC):
             event = self.delivery.one(event, route, self.step, self.epoch, errors, held=held)
             if route.on_loop:
                 self.standstill.calls_on_loop(event, route.on_loop, errors, waited_for=False)
-            if route.in_thread:
+            if route.in_thread and self.closed:
+                self.deferred.miss(event, route.in_thread)
+            elif route.in_thread:
                 self.deferred.add(event, route.in_thread)
         self._delivered(errors, event.time)
 
