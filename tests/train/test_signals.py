@@ -163,6 +163,52 @@ async def test_a_body_that_is_through_waits_for_the_run_first(heard: list[int]) 
 
 
 @pytest.mark.anyio
+async def test_a_body_that_waits_for_something_else_is_not_waited_for() -> None:
+    """A server that serves on: its own handler hears of the signal soon after the run's end."""
+    heard, status = anyio.Event(), list[str]()
+
+    def hear(number: int, frame: object) -> None:
+        status.append(run.status)
+        heard.set()
+
+    mine = signal.signal(signal.SIGUSR1, hear)
+    try:
+        async with fitbus.Runs() as runs, fitbus.stop_on_signals(runs, signal.SIGUSR1):
+            run = runs.start(new_run().trainer, PROBLEM.x, PROBLEM.y, epochs=10**6)
+            await run.wait_for(fitbus.BatchEnd)
+            signal.raise_signal(signal.SIGUSR1)
+            with anyio.fail_after(20):
+                await heard.wait()
+    finally:
+        signal.signal(signal.SIGUSR1, mine)
+    assert status == ["stopped"]
+
+
+@pytest.mark.anyio
+async def test_what_the_run_failed_with_is_logged_before_the_signal_takes_its_course(
+    heard: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Since nobody may be left afterwards to tell."""
+
+    def fails(event: fitbus.TrainEnd) -> None:
+        raise OSError("the disk is full")
+
+    run = new_run(fails)
+
+    async def body() -> None:
+        async with fitbus.stop_on_signals(run, signal.SIGTERM), run:
+            await run.wait_for(fitbus.BatchEnd)
+            signal.raise_signal(signal.SIGTERM)
+            await run.wait()
+
+    with pytest.raises(OSError, match="the disk is full"):
+        await body()
+    assert heard == [signal.SIGTERM]
+    assert "was to stop at SIGTERM, and failed" in caplog.text
+    assert "the disk is full" in caplog.text
+
+
+@pytest.mark.anyio
 async def test_a_second_signal_takes_its_course_at_once(heard: list[int]) -> None:
     async with new_run() as run, fitbus.stop_on_signals(run, signal.SIGTERM, signal.SIGUSR1):
         signal.raise_signal(signal.SIGTERM)

@@ -65,7 +65,9 @@ class JSONLogger(Callback):
     A training that goes on from a backup goes on with the file: what came after the backup is taken
     out, since it happens again, and `TrainBegin` and what else is told again isn't written again.
     So in the end there are the lines of a training that was never interrupted, but for the times
-    and the id of the run. The lines of earlier trainings stay.
+    and the id of the run; and but for controls that handlers of `TrainBegin` or `EpochBegin` send,
+    which act, and are told, again. The lines of earlier trainings stay, and with `append` those of
+    one that didn't come to its first backup.
 
     Differs from Keras in being there: Keras has none; its guide writes such a file by hand.
 
@@ -179,6 +181,7 @@ class _Writer:
         self._begins: Run[Any] | None = begins
         self._append = append
         self._from = 0  # the `seq` from which on it writes
+        self._is_torn = False  # a write failed: its last line may be half of one
         self.before = path.stat().st_size if append and path.is_file() else 0
 
     def __call__(self, events: Sequence[Event]) -> None:
@@ -199,13 +202,15 @@ class _Writer:
         resumed = begins is not None and begins.preparation.resumed is not None
         anew = begins is not None and not resumed and not self._append
         with naming(self._path):
-            if begins is not None and not anew:
-                end_last_line(self._path, _is_json if resumed else _is_somebodys)
+            if (begins is not None and not anew) or self._is_torn:
+                torn = resumed or self._is_torn
+                end_last_line(self._path, _is_json if torn else _is_somebodys)
             if self._from and begins is not None:
                 cut_last_lines(self._path, self.before, self._comes_again)
             with self._path.open("wb" if anew else "ab") as file:
+                self._begins, self._is_torn = None, True
                 file.write(data)
-        self._begins = None
+            self._is_torn = False
 
     def _comes_again(self, line: bytes) -> bool:
         """Whether a line tells of what the training does again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -18,6 +19,9 @@ from fitbus.train._run import Run
 
 __all__ = ["stop_on_signals"]
 
+_LEAVE_S = 0.5
+_logger = logging.getLogger("fitbus")
+
 
 @contextlib.asynccontextmanager
 async def stop_on_signals(
@@ -29,10 +33,11 @@ async def stop_on_signals(
             await run.wait()
 
     The run gets `StopTraining(resumable=True)`: `BackupAndRestore` takes a backup at that boundary,
-    and keeps it. When it has ended, with all that its subscribers do at its end, the handlers of
-    before are put back, and the signal is raised again for them: SIGTERM ends the process as if
-    nobody had been there, SIGINT raises KeyboardInterrupt, a server shuts down. A second signal
-    takes its course at once. Outside of the block no signal is touched.
+    and keeps it. When it has ended, with all that its subscribers do at its end, and the block has
+    been left, or half a second later, the handlers of before are put back, and the signal is
+    raised again for them: SIGTERM ends the process as if nobody had been there, SIGINT raises
+    KeyboardInterrupt, a server shuts down. A second signal takes its course at once. Outside of the
+    block no signal is touched. What the run failed with is logged before.
 
     Handlers that were added to an asyncio loop (`loop.add_signal_handler`) hear of a signal both
     times.
@@ -58,9 +63,8 @@ async def stop_on_signals(
         yield
         await interrupts.until_over()
     finally:
-        interrupts.put_back()
+        interrupts.take_course()
         if interrupts.caught:
-            signal.raise_signal(interrupts.caught[0])
             await anyio.lowlevel.checkpoint()  # asyncio raises KeyboardInterrupt by cancelling
 
 
@@ -76,7 +80,10 @@ class _Interrupts:
         self._run = run
         self._loop = LoopHandle()
         self._asked: list[Run[Any]] = []
+        self._left = 0  # of those that were asked, how many haven't ended
         self._before: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
+        self._has_taken = False
         self.caught: list[int] = []
 
     def put_on(self, signals: Sequence[Any]) -> None:
@@ -91,10 +98,18 @@ class _Interrupts:
             # None: somebody handles it who isn't written in Python.
             self._before[number] = signal.SIG_DFL if before is None else before
 
-    def put_back(self) -> None:
-        """Puts those of before back."""
-        while self._before:
-            signal.signal(*self._before.popitem())
+    def take_course(self) -> None:
+        """Puts the handlers of before back, and raises the signal that came; once."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._put_back()
+        if self.caught and not self._has_taken:
+            self._has_taken = True
+            name = signal.Signals(self.caught[0]).name
+            for run in self._asked:
+                if (error := run.driver.life.error) is not None:
+                    _logger.error("%r was to stop at %s, and failed", run, name, exc_info=error)
+            signal.raise_signal(self.caught[0])
 
     async def until_over(self) -> None:
         """Waits for the runs that were interrupted; not at all if none was."""
@@ -106,7 +121,7 @@ class _Interrupts:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.caught:
-            self.put_back()
+            self._put_back()
             signal.raise_signal(number)
             return
         self.caught.append(number)
@@ -115,6 +130,28 @@ class _Interrupts:
     def _interrupt(self) -> None:
         name = signal.Signals(self.caught[0]).name
         for run in [self._run] if isinstance(self._run, Run) else [*self._run.values()]:
-            if run not in self._asked:
-                self._asked.append(run)
-                run.post(StopTraining(name, resumable=True), name)
+            if run in self._asked:
+                continue
+            self._asked.append(run)
+            run.post(StopTraining(name, resumable=True), name)
+            if run.status != "pending" and not run.driver.life.over:
+                self._left += 1
+                run.at_end(self._one_over)
+        if not self._left:
+            self._all_over()
+
+    def _one_over(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._all_over()
+
+    def _all_over(self) -> None:
+        """Waits a little for the block to be left; whoever waits for something else isn't asked."""
+        if self._timer is None:
+            self._timer = threading.Timer(_LEAVE_S, lambda: self._loop.call_soon(self.take_course))
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _put_back(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
