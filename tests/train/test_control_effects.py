@@ -187,13 +187,17 @@ async def test_a_control_of_ones_own_is_applied_as_the_task_says(
         ),
         (
             SaveCheckpoint("best"),
-            "nobody keeps checkpoints of this run; give `fit` a BackupAndRestore among its"
-            " callbacks, or copy the state with `await run.snapshot()`",
+            (
+                "nobody keeps checkpoints of this run; give `fit` a BackupAndRestore among its"
+                " callbacks, or copy the state with `await run.snapshot()`"
+            ),
         ),
         (
             RestoreCheckpoint("best"),
-            "nobody keeps checkpoints of this run; give `fit` a BackupAndRestore among its"
-            " callbacks, or copy the state with `await run.snapshot()`",
+            (
+                "nobody keeps checkpoints of this run; give `fit` a BackupAndRestore among its"
+                " callbacks, or copy the state with `await run.snapshot()`"
+            ),
         ),
         (Evaluate(), "there is no validation data; give fit `validation_data`"),
         (Resume(), "the run isn't paused"),
