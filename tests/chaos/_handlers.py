@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import anyio
@@ -26,7 +26,16 @@ from fitbus import (
     TrainEnd,
 )
 
-KINDS = (Event, BatchEnd, BatchBegin, EpochEnd, TrainBegin, TrainEnd, TestBatchEnd, HandlerFailed)
+KINDS: tuple[type[Event], ...] = (
+    Event,
+    BatchEnd,
+    BatchBegin,
+    EpochEnd,
+    TrainBegin,
+    TrainEnd,
+    TestBatchEnd,
+    HandlerFailed,
+)
 
 
 class Boom(Exception):
@@ -112,7 +121,7 @@ class Handler:
         return fitbus.handler(*self.kinds, **self.options)(ahandle if self.is_async else handle)
 
     @contextlib.contextmanager
-    def _noted(self, given: Any) -> Iterator[Sequence[Event]]:
+    def _noted(self, given: Any) -> Generator[Sequence[Event]]:
         events: Sequence[Event] = given if self.options.get("batched") else [given]
         if self._busy:
             self.wrong.append("two calls at once")

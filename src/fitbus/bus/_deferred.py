@@ -55,8 +55,8 @@ class Deferred:
     def clear(self) -> None:
         """Forgets what is left, and counts it. The lock is held."""
         while self._calls:
-            event, *handler = self._calls.popleft()
-            self.miss(event, [(handler[0], handler[1])])
+            event, subscription, hook = self._calls.popleft()
+            self.miss(event, [(subscription, hook)])
 
     def __bool__(self) -> bool:
         """Whether any is left."""
