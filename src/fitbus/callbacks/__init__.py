@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fitbus.callbacks._backup_and_restore import BackupAndRestore
     from fitbus.callbacks._csv_logger import CSVLogger
     from fitbus.callbacks._device_stats import DeviceStats
+    from fitbus.callbacks._journal import Journal
     from fitbus.callbacks._json_logger import JSONLogger
     from fitbus.callbacks._learning_rate_finder import LearningRateFinder
     from fitbus.callbacks._learning_rate_scheduler import LearningRateScheduler
@@ -42,6 +43,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "JSONLogger",
+    "Journal",
     "LambdaCallback",
     "LearningRateFinder",
     "LearningRateScheduler",
@@ -65,6 +67,7 @@ _FILES = {
     "CSVLogger": "_csv_logger",
     "DeviceStats": "_device_stats",
     "JSONLogger": "_json_logger",
+    "Journal": "_journal",
     "LearningRateFinder": "_learning_rate_finder",
     "LearningRateScheduler": "_learning_rate_scheduler",
     "ModelCheckpoint": "_model_checkpoint",
