@@ -52,7 +52,7 @@ BELOW = {
         "train",
     },
     "__main__": {"_bench", "_journal_command", "examples"},
-    "_bench": {"_specs", "testing"},
+    "_bench": {"_specs", "errors", "testing"},
     "_journal_command": {"errors", "events", "journal"},
     "_specs": {"bus", "errors", "events"},
     "front door": {"bus", "callbacks", "control", "errors", "events", "journal"},
