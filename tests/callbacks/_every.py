@@ -79,6 +79,7 @@ WORKING: dict[str, Callable[[Any, Place], Callback]] = {
     "EarlyStopping": lambda kind, place: kind("loss", patience=FOREVER, restore_best_weights=True),
     "History": lambda kind, place: kind(),
     "JSONLogger": lambda kind, place: kind(place.folder / "log.jsonl"),
+    "Journal": lambda kind, place: kind(place.folder / "journal"),
     "LambdaCallback": lambda kind, place: kind(on_epoch_end=lambda epoch, logs: None),
     "LearningRateFinder": lambda kind, place: kind(steps=4, diverges_at=None),
     "LearningRateScheduler": lambda kind, place: kind(lambda epoch: 0.01),
@@ -125,6 +126,7 @@ BROKEN: dict[str, Broken] = {
     "BackupAndRestore": Broken(lambda kind, place: kind(place.blocked), outcome="refused"),
     "CSVLogger": Broken(lambda kind, place: kind(place.blocked), outcome="refused"),
     "JSONLogger": Broken(lambda kind, place: kind(place.blocked)),
+    "Journal": Broken(lambda kind, place: kind(place.blocked)),
     "ModelCheckpoint": Broken(lambda kind, place: kind(place.blocked)),
     "OrbaxCheckpoint": Broken(lambda kind, place: kind(place.blocked), outcome="refused"),
     "RemoteMonitor": Broken(

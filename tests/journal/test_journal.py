@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import fitbus
 from fitbus.callbacks import Callback, Journal
-from fitbus.errors import InvalidArgumentError, JournalError
+from fitbus.errors import JournalError
 from fitbus.journal import JournalWriter, read
 from fitbus.testing import EventRecorder, toy_problem
 from fitbus.train import Position, Restored
@@ -173,22 +173,6 @@ def test_no_bytes_raise_anything_else(tmp_path: Path, data: bytes, at: int, whol
     (path / "000001.journal").write_bytes(content)
     with contextlib.suppress(JournalError):
         assert all(isinstance(event, fitbus.Event) for event in read(path))
-
-
-BAD: dict[str, list[Any]] = {
-    "path": [None, "", 3],
-    "segment_bytes": [0, 1.5, True, None],
-    "keep_segments": [0, 1.5, True],
-    "append": [None, 1],
-    "on_error": ["ignore", None],
-}
-
-
-@pytest.mark.parametrize(("argument", "value"), [(k, v) for k, vs in BAD.items() for v in vs])
-def test_it_refuses(argument: str, value: Any) -> None:
-    given_: dict[str, Any] = {"path": "journal", argument: value}
-    with pytest.raises(InvalidArgumentError, match=rf"^Journal\.{argument}: found "):
-        Journal(**given_)
 
 
 def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
