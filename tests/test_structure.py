@@ -28,9 +28,12 @@ BELOW = {
     "_message": {"_checks", "_fields"},
     "control": {"_checks", "_loops", "_message", "errors"},
     "events": {"_checks", "_message", "control", "errors"},
+    "journal": {"control", "errors", "events"},
     "bus": {"_costs", "_loops", "control", "errors", "events"},
     "callbacks": {"bus", "control", "errors", "events"},
-    "lazy callbacks": {"bus", "callbacks", "checkpoints", "control", "errors", "events", "train"},
+    "lazy callbacks": {
+        *("bus", "callbacks", "checkpoints", "control", "errors", "events", "journal", "train"),
+    },
     "checkpoints": {"errors", "train"},
     "keras": {"bus", "callbacks", "control", "errors", "events", "train"},
     "train": {"_checks", "_costs", "_loops", "bus", "control", "errors", "events"},
@@ -48,10 +51,11 @@ BELOW = {
         "testing",
         "train",
     },
-    "__main__": {"_bench", "examples"},
+    "__main__": {"_bench", "_journal_command", "examples"},
     "_bench": {"_specs", "errors", "testing"},
+    "_journal_command": {"errors", "events", "journal"},
     "_specs": {"bus", "errors", "events"},
-    "front door": {"bus", "callbacks", "control", "errors", "events"},
+    "front door": {"bus", "callbacks", "control", "errors", "events", "journal"},
 }
 
 # The exceptions: how each is imported ("types": for type checkers only; "lazily": in a function),
@@ -299,6 +303,7 @@ def test_all_of_a_package_is_what_its_file_makes_public(package: str) -> None:
 def test_public_names_say_where_they_live() -> None:
     """A public package's files are private, so each name has one place to be imported from."""
     stages = {"errors", "events", "bus", "control", "train", "callbacks", "lazy callbacks"}
+    stages |= {"journal"}
     stages |= {"checkpoints", "keras", "testing", "examples"}
     assert {part_of(m) for m in TREES if not part_of(m).startswith("_")} == {*stages, "front door"}
     files = {m for m in TREES if m.count(".") == 2 and part_of(m) != "examples"}

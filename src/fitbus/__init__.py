@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fitbus import bus, callbacks, control, errors, events
+from fitbus import bus, callbacks, control, errors, events, journal
 from fitbus.bus import Bus, Publisher, Subscription, handler
 from fitbus.callbacks import Callback
 from fitbus.control import (
@@ -139,6 +139,7 @@ __all__ = [
     "errors",
     "events",
     "handler",
+    "journal",
     "keras",
     "stop_on_signals",
     "testing",

@@ -22,13 +22,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fitbus import _bench
 
         return _bench.main(given[1:])
+    if given[:1] == ["journal"]:
+        from fitbus import _journal_command
+
+        return _journal_command.main(given[1:])
     parser = argparse.ArgumentParser(
         prog="python -m fitbus",
         description="An event-driven async callback bus for JAX training.",
         epilog=_contents(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", nargs="?", choices=["bench", "demo"], help="what to run")
+    parser.add_argument(
+        "command", nargs="?", choices=["bench", "demo", "journal"], help="what to run"
+    )
     parser.parse_args(given)
     parser.print_help()
     return 0
@@ -39,6 +45,7 @@ def _contents() -> str:
         "commands:",
         "  bench    measures what a callback of yours adds to a step: bench module:Callback",
         "  demo     trains on real handwritten digits, watched and steered (--quick: shorter)",
+        "  journal  lists, filters and exports what a run wrote: journal PATH --controls",
         "",
         "examples, each run by `python -m fitbus.examples.NAME`:",
     ]

@@ -13,6 +13,7 @@
      ├── ThreadStuckError              the training thread did not end in time
      ├── HandlerTimeoutError           a handler ran past its `timeout` (also a TimeoutError)
      ├── DataError                     data that can't be trained on (also a ValueError)
+     ├── JournalError                  a journal is damaged
      └── BusClosedError                the bus no longer takes handlers or streams
 
 Errors that users' own code raises (a step, a data source, a handler) are never wrapped: they leave
@@ -22,6 +23,7 @@ Errors that users' own code raises (a step, a data source, a handler) are never 
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
 from collections.abc import Iterable
@@ -35,6 +37,7 @@ __all__ = [
     "HandlerTimeoutError",
     "InvalidArgumentError",
     "InvalidHandlerError",
+    "JournalError",
     "RunCancelledError",
     "RunEndedError",
     "StateLostError",
@@ -181,6 +184,21 @@ class DataError(FitbusError, ValueError):
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(f"{argument}: {problem}")
         self.argument = argument
+
+
+@final
+class JournalError(FitbusError):
+    """A journal is damaged, or is none: the message names the file and the offset.
+
+    Attributes:
+        path: The file, or the directory.
+        offset: Where in the file the frame at fault begins, in bytes.
+    """
+
+    def __init__(self, path: os.PathLike[str], offset: int, problem: str) -> None:
+        super().__init__(f"{os.fspath(path)}, offset {offset}: {problem}")
+        self.path = os.fspath(path)
+        self.offset = offset
 
 
 @final

@@ -80,6 +80,7 @@ WORKING: dict[str, Callable[[Any, Place], Callback]] = {
     "Guard": lambda kind, place: kind("rollback", snapshot_every=1),
     "History": lambda kind, place: kind(),
     "JSONLogger": lambda kind, place: kind(place.folder / "log.jsonl"),
+    "Journal": lambda kind, place: kind(place.folder / "journal"),
     "LambdaCallback": lambda kind, place: kind(on_epoch_end=lambda epoch, logs: None),
     "LearningRateFinder": lambda kind, place: kind(steps=4, diverges_at=None),
     "LearningRateScheduler": lambda kind, place: kind(lambda epoch: 0.01),
@@ -127,6 +128,7 @@ BROKEN: dict[str, Broken] = {
     "BackupAndRestore": Broken(lambda kind, place: kind(place.blocked), outcome="refused"),
     "CSVLogger": Broken(lambda kind, place: kind(place.blocked), outcome="refused"),
     "JSONLogger": Broken(lambda kind, place: kind(place.blocked)),
+    "Journal": Broken(lambda kind, place: kind(place.blocked)),
     "ModelCheckpoint": Broken(lambda kind, place: kind(place.blocked)),
     "OrbaxCheckpoint": Broken(lambda kind, place: kind(place.blocked), outcome="refused"),
     "RemoteMonitor": Broken(

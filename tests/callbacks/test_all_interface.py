@@ -22,6 +22,7 @@ from ._every import DEAD, NAMES, PROBLEM, Place, X, Y, kind_of, made
 # Event types that are subscribed to beside hooks, and why.
 BESIDE: dict[str, set[type[Event]]] = {
     "JSONLogger": set(),  # its types are an argument: below
+    "Journal": {Event},
     "LearningRateFinder": {BatchBegin, BatchEnd},  # each batch has a learning rate of its own
     "StopOnDivergence": {BatchEnd},  # concurrently
     "Throughput": {BatchEnd},  # concurrently, one in a while

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fitbus.callbacks._csv_logger import CSVLogger
     from fitbus.callbacks._device_stats import DeviceStats
     from fitbus.callbacks._guard import Guard
+    from fitbus.callbacks._journal import Journal
     from fitbus.callbacks._json_logger import JSONLogger
     from fitbus.callbacks._learning_rate_finder import LearningRateFinder
     from fitbus.callbacks._learning_rate_scheduler import LearningRateScheduler
@@ -45,6 +46,7 @@ __all__ = [
     "Guard",
     "History",
     "JSONLogger",
+    "Journal",
     "LambdaCallback",
     "LearningRateFinder",
     "LearningRateScheduler",
@@ -70,6 +72,7 @@ _FILES = {
     "DeviceStats": "_device_stats",
     "Guard": "_guard",
     "JSONLogger": "_json_logger",
+    "Journal": "_journal",
     "LearningRateFinder": "_learning_rate_finder",
     "LearningRateScheduler": "_learning_rate_scheduler",
     "ModelCheckpoint": "_model_checkpoint",

@@ -12,8 +12,8 @@ import msgspec
 from fitbus.bus import OnError, Subscription
 from fitbus.callbacks._arguments import check_flag, check_whole
 from fitbus.callbacks._callback import Callback
+from fitbus.callbacks._encodable import encodable
 from fitbus.callbacks._last_line import cut_last_lines, end_last_line, naming
-from fitbus.control import UnknownControl
 from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events import (
     BatchBegin,
@@ -193,7 +193,7 @@ class _Writer:
             return
         try:
             for event in events:
-                lines += [self._codec.to_json(_encodable(event)), b"\n"]
+                lines += [self._codec.to_json(encodable(event)), b"\n"]
         finally:  # one that can't be encoded takes none with it
             self._write(b"".join(lines))
 
@@ -239,14 +239,6 @@ def _is_json(line: bytes) -> bool:
 def _is_somebodys(line: bytes) -> bool:
     """Whether it stays as it is: before a training that doesn't go on, whatever it is."""
     return bool(line)
-
-
-def _encodable(event: Event) -> Event:
-    """The event, without a control that can't leave the process."""
-    if isinstance(event, ControlApplied | ControlRejected) and not event.control.crosses_processes:
-        named = UnknownControl(f"{type(event.control).__name__} (in its process only)", {})
-        return msgspec.structs.replace(event, control=named)
-    return event
 
 
 def _checked(types: object) -> tuple[type[Event], ...]:

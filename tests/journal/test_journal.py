@@ -1,0 +1,198 @@
+"""The journal: what is written is read back; what a crash or damage leaves, and what isn't lost."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fitbus
+from fitbus.callbacks import Callback, Journal
+from fitbus.errors import JournalError
+from fitbus.journal import JournalWriter, read
+from fitbus.testing import EventRecorder, toy_problem
+from fitbus.train import Position, Restored
+
+PROBLEM = toy_problem(64)
+TRAINER = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+
+
+async def fit(*callbacks: Any, **arguments: Any) -> fitbus.History:
+    return await TRAINER.fit(PROBLEM.x, PROBLEM.y, batch_size=16, callbacks=callbacks, **arguments)
+
+
+def some(count: int, first: int = 0) -> list[fitbus.Event]:
+    return [
+        fitbus.EpochEnd(run="r", seq=i, step=i, epoch=i, logs={"loss": 1.0 / (i + 1)})
+        for i in range(first, first + count)
+    ]
+
+
+@pytest.mark.anyio
+async def test_every_event_is_there_in_order_with_the_controls_that_acted(tmp_path: Path) -> None:
+    recorder = EventRecorder()
+
+    def steer(event: fitbus.EpochEnd) -> list[fitbus.Control]:
+        return [fitbus.SetLearningRate(0.05), fitbus.UpdateState(lambda state: state)]
+
+    journal = Journal(tmp_path / "journal")
+    await fit(steer, journal, recorder, epochs=2, validation_split=0.5)
+    found = list(read(journal))
+    assert [(e.seq, type(e)) for e in found] == [(e.seq, type(e)) for e in recorder.events]
+    assert [e.seq for e in found] == list(range(len(found)))
+    acted = [e for e in found if isinstance(e, fitbus.ControlApplied)]
+    assert [e.control for e in acted][:2] == [
+        fitbus.SetLearningRate(0.05),
+        fitbus.UnknownControl("UpdateState (in its process only)", {}),
+    ]
+    same = [(a, b) for a, b in zip(found, recorder.events, strict=True) if a != b]
+    assert all(isinstance(b, fitbus.ControlApplied) for _, b in same)
+
+
+@pytest.mark.anyio
+async def test_a_fresh_run_begins_anew_and_one_from_a_backup_appends(tmp_path: Path) -> None:
+    """What the journal had of steps past the backup is taken away."""
+    journal = Journal(tmp_path / "journal")
+    trainer = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+    states: list[Restored] = []
+
+    class Saves(Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            assert self.run is not None
+            if epoch == 0:
+                states.append(
+                    Restored(
+                        fitbus.train.TrainState(*_host(self.model.state)),
+                        Position(epoch=1, order=self.run.position().order),
+                    )
+                )
+
+    class Restores(Callback):
+        def restore(self) -> Restored | None:
+            return states[0]
+
+    arguments: dict[str, Any] = {"batch_size": 16, "epochs": 3}
+    await trainer.fit(PROBLEM.x, PROBLEM.y, callbacks=[journal], **arguments)
+    once = [type(e).__name__ for e in read(journal)]
+    trainer = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+    await trainer.fit(PROBLEM.x, PROBLEM.y, callbacks=[journal, Saves()], **arguments)
+    assert [type(e).__name__ for e in read(journal)] == once
+    trainer = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+    await trainer.fit(PROBLEM.x, PROBLEM.y, callbacks=[journal, Restores()], **arguments)
+    steps = [(e.step, e.batch) for e in read(journal) if isinstance(e, fitbus.BatchEnd)]
+    assert steps == [(step + 1, step % 4) for step in range(12)]
+
+
+def _host(state: Any) -> tuple[Any, ...]:
+    from fitbus.train._state import on_host
+
+    found = on_host(state)
+    return found.step, found.params, found.opt_state, found.key, found.extra
+
+
+def test_segments_are_bounded_kept_by_number_and_read_across(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    writer = JournalWriter(path, segment_bytes=400)
+    events = some(40)
+    writer.write(events[:15])
+    writer.write(events[15:])
+    files = sorted(path.iterdir())
+    assert len(files) > 5
+    assert max(file.stat().st_size for file in files) <= 400
+    assert list(read(path)) == events
+    files[2].unlink()
+    with pytest.raises(JournalError, match=r"000003\.journal, offset 0: the file is missing"):
+        list(read(path))
+    kept = JournalWriter(tmp_path / "kept", segment_bytes=400, keep_segments=2)
+    kept.write(events)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert list(read(tmp_path / "kept"))[-1] == events[-1]
+
+
+def test_a_torn_end_is_left_out_and_cut_off_at_every_length(tmp_path: Path) -> None:
+    path, events = tmp_path / "journal", some(3)
+    JournalWriter(path).write(events)
+    file = path / "000001.journal"
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        for zeros in (0, 30):
+            file.write_bytes(whole[:length] + bytes(zeros))
+            if 0 < length < 12 and zeros:  # a header is in one block of the disk
+                continue
+            found = list(read(path))
+            assert found == events[: len(found)]
+            JournalWriter(path).write(some(1, first=7))
+            assert list(read(path)) == [*found, *some(1, first=7)]
+
+
+def gathered(path: Path, found: list[fitbus.Event]) -> JournalError | None:
+    """Reads as far as it goes; the error that ends it."""
+    try:
+        found.extend(read(path))
+    except JournalError as error:
+        return error
+    return None
+
+
+def test_damage_anywhere_is_named_or_is_a_torn_end(tmp_path: Path) -> None:
+    """A flipped bit never gives another event."""
+    path, events = tmp_path / "journal", some(3)
+    JournalWriter(path).write(events)
+    file = path / "000001.journal"
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        for bit in (0, 7):
+            data = bytearray(whole)
+            data[place] ^= 1 << bit
+            file.write_bytes(data)
+            found: list[fitbus.Event] = []
+            error = gathered(path, found)
+            if error is None:
+                assert len(found) == 2  # in the last frame's payload
+            else:
+                assert error.path == str(file)
+                assert error.offset <= place
+            assert found == events[: len(found)]
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.binary(max_size=300), at=st.integers(0, 400), whole=st.booleans())
+def test_no_bytes_raise_anything_else(tmp_path: Path, data: bytes, at: int, whole: bool) -> None:
+    from fitbus.journal._segments import HEADER, framed
+
+    path = tmp_path / "any"
+    path.mkdir(exist_ok=True)
+    good = HEADER + framed(fitbus.Codec().to_msgpack(some(1)[0]))
+    content = good[:at] + (framed(data) if whole else data) + good[at:]
+    (path / "000001.journal").write_bytes(content)
+    with contextlib.suppress(JournalError):
+        assert all(isinstance(event, fitbus.Event) for event in read(path))
+
+
+def command(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "fitbus", "journal", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_the_command_lists_filters_and_exports(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    applied = fitbus.ControlApplied(
+        run="r", seq=3, step=3, id=0, control=fitbus.SetLearningRate(0.1), source="me", result=None
+    )
+    JournalWriter(path).write([*some(3), applied])
+    assert len(command(path).stdout.splitlines()) == 4
+    (line,) = command(path, "--controls").stdout.splitlines()
+    assert "SetLearningRate(value=0.1)" in line
+    lines = command(path, "--from-step", 1, "--to-step", 2, "--jsonl").stdout.splitlines()
+    assert [fitbus.Codec().from_json(line) for line in lines] == some(3)[1:]
+    table = command(path, "--type", "EpochEnd", "--csv").stdout.splitlines()
+    assert table[0] == "type,run,seq,time,step,epoch,loss"
+    assert len(table) == 4
+    missing = command(tmp_path / "none")
+    assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
