@@ -104,7 +104,7 @@ async def guarded_fit(
     kinds = (StepSkipped, TrainEnd) if listens is None else (fitbus.Event,)
     listener = fitbus.handler(*kinds, wait=bool(listens))(recorder)
     begin = trainer.state
-    given = {"batch_size": BATCH, "shuffle": False, **options}
+    given: dict[str, Any] = {"batch_size": BATCH, "shuffle": False, **options}
     everybody = [*callbacks, listener, *([] if guard is None else [guard])]
     history = await trainer.fit(x, y, callbacks=everybody, **given)
     state = trainer.state

@@ -108,7 +108,7 @@ async def test_twice_in_one_list_it_is_refused(trainer: fitbus.Trainer, callback
 async def test_two_of_a_kind_go_together_unless_they_own_the_same(
     trainer: fitbus.Trainer, name: str, callback: Callback, place: Place
 ) -> None:
-    """Those that set the learning rate are refused before the first step, naming both."""
+    """Those that set the learning rate, or guard steps, are refused before the first one."""
     (place.folder / "second").mkdir()
     second = made(name, Place(place.folder / "second", place.url))
     step = int(trainer.state.step)
@@ -116,6 +116,9 @@ async def test_two_of_a_kind_go_together_unless_they_own_the_same(
         with pytest.raises(InvalidArgumentError, match=f"{name}.* sets 'learning_rate' already"):
             await trainer.fit(X, Y, **SHORT, callbacks=[callback, second])
         assert int(trainer.state.step) == step
+    elif name == "Guard":
+        with pytest.raises(InvalidArgumentError, match="the steps have a guard already"):
+            await trainer.fit(X, Y, **SHORT, callbacks=[callback, second])
     else:
         history = await trainer.fit(X, Y, **SHORT, callbacks=[callback, second])
         assert history.epoch == [0, 1]

@@ -56,11 +56,9 @@ async def judging(event: BatchEnd) -> None:
 async def fit(losses: Sequence[float], *callbacks: Any, **given: Any) -> EventRecorder:
     """A batch for each loss."""
     recorder = EventRecorder()
-    await TRAINER.fit(
-        *(np.asarray(losses, np.float32),),
-        **{"batch_size": 1, "shuffle": False, **given},
-        callbacks=[*callbacks, judging, fitbus.handler(fitbus.Event)(recorder)],
-    )
+    everybody = [*callbacks, judging, fitbus.handler(fitbus.Event)(recorder)]
+    x = np.asarray(losses, np.float32)
+    await TRAINER.fit(x, batch_size=1, shuffle=False, callbacks=everybody, **given)
     return recorder
 
 
