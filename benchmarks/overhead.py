@@ -124,7 +124,7 @@ async def telling_tasks(train: Callable[[Callable[[float], object]], float], ste
     """Carries a training out in a thread; what it tells goes to ten tasks, in streams."""
     handle = LoopHandle()
     sending: list[Any] = []
-    total = 0.0
+    total = seconds = 0.0
 
     async def read(stream: Any) -> None:
         nonlocal total
