@@ -226,16 +226,16 @@ class BackupAndRestore(Callback):
             content = self._files.read(path)
         except Damaged as error:
             raise FitbusError(f"{path} can't be read: {error}; restore another one") from error
+        found = self._restored(path, unpacked(content))
         self._went_back = True
-        return self._restored(path, unpacked(content))
+        return found
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is written."""
         assert self.run is not None
         self._background.close()
         ended_well = self.run.end_reason in ("completed", "stopped")
-        interrupted = self._engine().interrupted
-        self._to_delete = self.delete_checkpoint and ended_well and not interrupted
+        self._to_delete = self.delete_checkpoint and ended_well and not self._engine().interrupted
 
     def _at_good_end(self) -> None:
         if self._to_delete:

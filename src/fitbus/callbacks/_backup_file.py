@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias, final
 
+from fitbus._files import sync
+
 __all__ = ["BackupFiles", "Damaged"]
 
 Buffer: TypeAlias = bytes | memoryview
@@ -113,7 +115,8 @@ class BackupFiles:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from error
-        _sync(self._directory)
+        with contextlib.suppress(OSError):  # brings its names to the disk, where the system can
+            sync(self._directory)
 
     def clear(self) -> None:
         """Deletes all of them, and the directory if nothing else is in it."""
@@ -131,13 +134,3 @@ class BackupFiles:
 
     def _temporary(self, path: Path) -> Path:
         return path.with_name(f".{path.name}.unfinished")
-
-
-def _sync(directory: Path) -> None:
-    """Brings a directory's names to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

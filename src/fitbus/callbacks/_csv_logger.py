@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from fitbus._files import naming
 from fitbus.callbacks._arguments import check_flag
 from fitbus.callbacks._background import Background
 from fitbus.callbacks._callback import Callback, Logs
-from fitbus.callbacks._last_line import end_last_line, naming
+from fitbus.callbacks._last_line import end_last_line
 from fitbus.errors import InvalidArgumentError
 
 if TYPE_CHECKING:

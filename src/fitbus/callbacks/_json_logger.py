@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, final, get_args
 
 import msgspec
 
+from fitbus._files import naming
 from fitbus.bus import OnError, Subscription
 from fitbus.callbacks._arguments import check_flag, check_whole
 from fitbus.callbacks._callback import Callback
 from fitbus.callbacks._encodable import encodable
-from fitbus.callbacks._last_line import cut_last_lines, end_last_line, naming
+from fitbus.callbacks._last_line import cut_last_lines, end_last_line
 from fitbus.errors import InvalidArgumentError, one_of
 from fitbus.events import (
     BatchBegin,

@@ -1,27 +1,15 @@
-"""A file of lines: the last ones, which a crash may have cut off, and errors that name the file."""
+"""A file of lines: the last ones, which a crash may have cut off, or which come again."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["cut_last_lines", "end_last_line", "naming"]
+__all__ = ["cut_last_lines", "end_last_line"]
 
-_BLOCK_BYTES = 65536
-_LINE_BYTES = 4096  # that are read at once in search of a line's beginning
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Generator[None]:
-    """Has errors of the disk name the file: those of a write, as when there is no room, don't."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
+_BLOCK_BYTES = 4096  # that are read at once in search of a line's beginning
 
 
 def end_last_line(path: Path, is_whole: Callable[[bytes], bool]) -> None:
@@ -39,19 +27,14 @@ def end_last_line(path: Path, is_whole: Callable[[bytes], bool]) -> None:
     if not path.is_file():
         return
     with path.open("r+b") as file:
-        begin = end = file.seek(0, os.SEEK_END)
-        last = b""
-        while begin and b"\n" not in last:
-            start = max(0, begin - _BLOCK_BYTES)
-            file.seek(start)
-            last = file.read(begin - start) + last
-            begin = start
-        last = last[last.rfind(b"\n") + 1 :]
+        end = file.seek(0, os.SEEK_END)
+        begin = _line_begin(file, end, 0)
+        file.seek(begin)
+        last = file.read()
         if last and is_whole(last):
-            file.seek(end)
             file.write(b"\n")
         elif last:
-            file.truncate(end - len(last))
+            file.truncate(begin)
 
 
 def cut_last_lines(path: Path, down_to: int, goes: Callable[[bytes], bool]) -> None:
@@ -70,17 +53,22 @@ def cut_last_lines(path: Path, down_to: int, goes: Callable[[bytes], bool]) -> N
     with path.open("r+b") as file:
         whole = end = file.seek(0, os.SEEK_END)
         while end > down_to:
-            start = end - 1
-            while start > down_to:  # until what is before it ends a line
-                begin = max(down_to, start - _LINE_BYTES)
-                file.seek(begin)
-                found = file.read(start - begin).rfind(b"\n")
-                start = begin if found < 0 else begin + found + 1
-                if found >= 0:
-                    break
-            file.seek(start)
-            if not goes(file.read(end - start)):
+            begin = _line_begin(file, end - 1, down_to)
+            file.seek(begin)
+            if not goes(file.read(end - begin)):
                 break
-            end = start
+            end = begin
         if end < whole:
             file.truncate(end)
+
+
+def _line_begin(file: BinaryIO, end: int, down_to: int) -> int:
+    """Where the line begins that goes on up to a place; not before another place."""
+    while end > down_to:
+        start = max(down_to, end - _BLOCK_BYTES)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return down_to

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from fitbus._files import sync
 from fitbus.errors import FitbusError, InvalidArgumentError
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "moved_in",
     "previous_of",
     "replacing",
-    "sync",
     "writing",
 ]
 
@@ -117,14 +117,3 @@ def moved_in(temporary: Path, path: Path, is_whole: Callable[[Path], bool]) -> N
         raise
     sync(path.parent)
     shutil.rmtree(previous, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on the disk."""
-    if os.name != "posix" and path.is_dir():
-        return  # there, a directory can't be opened
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

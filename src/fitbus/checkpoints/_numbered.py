@@ -9,12 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, final
 
+from fitbus._files import sync
 from fitbus.checkpoints._disk import (
     REPLACED,
     absolute,
     delete_checkpoint,
     previous_of,
-    sync,
     writing,
 )
 from fitbus.checkpoints._extra import check_installed

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fitbus.checkpoints._disk import sync
+from fitbus._files import sync
 from fitbus.checkpoints._named import Array, put_back, without_elements
 from fitbus.errors import FitbusError, InvalidArgumentError
 

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fitbus.checkpoints._disk import absolute, replacing, sync
+from fitbus._files import sync
+from fitbus.checkpoints._disk import absolute, replacing
 from fitbus.checkpoints._extra import check_installed
 from fitbus.checkpoints._named import Array, check_sums, named_arrays, put_back, sums
 from fitbus.errors import FitbusError, InvalidArgumentError

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
+from fitbus._files import naming, sync
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import Codec, Event
 from fitbus.journal._reading import decoded
@@ -91,8 +92,8 @@ class JournalWriter:
 
     def sync(self) -> None:
         """Returns when what was written is on the disk."""
-        with self._naming(self._file), self._file.open("rb") as file:
-            os.fsync(file.fileno())
+        with naming(self._file):
+            sync(self._file)
 
     def cut(self, seq: int) -> None:
         """Takes away what is at the end of the journal, from a `seq` on.
@@ -123,7 +124,7 @@ class JournalWriter:
             end = frame.end
         size = self._file.stat().st_size
         if not end:  # no frame: there may be half a header
-            with self._naming(self._file):
+            with naming(self._file):
                 self._file.write_bytes(HEADER)
             end = size = len(HEADER)
         self._size = size
@@ -131,18 +132,18 @@ class JournalWriter:
             self._truncate(end)
 
     def _truncate(self, size: int) -> None:
-        with self._naming(self._file), self._file.open("r+b") as file:
+        with naming(self._file), self._file.open("r+b") as file:
             file.truncate(size)
             os.fsync(file.fileno())
         self._size = size
 
     def _begin_segment(self, number: int) -> None:
         file = segment(self._path, number)
-        with self._naming(file):
+        with naming(file):
             file.write_bytes(HEADER)
             self._numbers.append(number)
             self._size = len(HEADER)
-            self._sync_directory()
+            sync(self._path)
             while self._keep is not None and len(self._numbers) > self._keep:
                 segment(self._path, self._numbers.pop(0)).unlink(missing_ok=True)
 
@@ -150,7 +151,7 @@ class JournalWriter:
         data = b"".join(parts)
         if not data:
             return
-        with self._naming(self._file), self._file.open("ab", buffering=0) as file:
+        with naming(self._file), self._file.open("ab", buffering=0) as file:
             view = memoryview(data)
             try:
                 while view:
@@ -160,23 +161,3 @@ class JournalWriter:
                     file.truncate(self._size)
                 raise
         self._size += len(data)
-
-    def _sync_directory(self) -> None:
-        """Has the disk know of files that were made."""
-        if os.name != "posix":
-            return
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    @contextlib.contextmanager
-    def _naming(self, path: Path) -> Generator[None]:
-        """Has errors of the disk name the file."""
-        try:
-            yield
-        except OSError as error:
-            if error.filename is None:
-                error.filename = str(path)
-            raise

@@ -32,9 +32,9 @@ class Runs(Mapping[str, Run[History]]):
             await runs.stop(run.id)
 
     Leaving the block stops each run at a step boundary, so that it can go on from its backup
-    (`StopTraining(resumable=True)`), and waits for it; leaving it by an
-    exception or a cancellation cancels them. A run that fails doesn't disturb the others: its error
-    is logged, and kept: `await runs[id].wait()` raises it.
+    (`StopTraining(resumable=True)`), and waits for it; leaving it by an exception or a cancellation
+    cancels them. A run that fails doesn't disturb the others: its error is logged, and kept: `await
+    runs[id].wait()` raises it.
 
     Args:
         keep: How many runs that have ended it remembers; when there are more, it forgets those that
