@@ -13,6 +13,6 @@ __all__ = ["encodable"]
 def encodable(event: Event) -> Event:
     """The event, without a control that can't leave the process: of that there is the name."""
     if isinstance(event, ControlApplied | ControlRejected) and not event.control.crosses_processes:
-        named = UnknownControl(f"{type(event.control).__name__} (in its process only)", {})
+        named = UnknownControl.standing_for(event.control)
         return msgspec.structs.replace(event, control=named)
     return event

@@ -46,10 +46,7 @@ class Inbox:
         """
         key = checked_key(control, source)
         with self._lock:
-            receipt = Receipt(
-                self._sent, control, source, self._may_wait, key=key, returned=returned
-            )
-            self._sent += 1
+            receipt = self._receipt(control, source, key, returned=returned)
             closed = self._closed
             if closed is None:
                 self._open.append(receipt)
@@ -58,6 +55,12 @@ class Inbox:
         else:
             receipt.settle(Rejected(closed))
         return receipt
+
+    def aside(self, control: Control, source: str) -> Receipt:
+        """A receipt for a control that is applied at once, whatever waits here."""
+        key = checked_key(control, source)
+        with self._lock:
+            return self._receipt(control, source, key)
 
     def take(self, *, returned: bool = True) -> list[tuple[Receipt, Receipt | None]]:
         """Empties it: each receipt, with the later one that supersedes it or None.
@@ -102,6 +105,13 @@ class Inbox:
         """Whether a control of a type waits."""
         with self._lock:
             return any(isinstance(receipt.control, kind) for receipt in self._open)
+
+    def _receipt(
+        self, control: Control, source: str, key: str | None, *, returned: bool = False
+    ) -> Receipt:
+        receipt = Receipt(self._sent, control, source, self._may_wait, key=key, returned=returned)
+        self._sent += 1
+        return receipt
 
     def _may_wait(self) -> bool:
         return self.may_wait()  # as it is then, not as it was when the control was sent

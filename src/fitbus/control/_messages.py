@@ -27,6 +27,8 @@ __all__ = [
     "UpdateState",
 ]
 
+_IN_PROCESS = " (in its process only)"
+
 
 @dataclass_transform(frozen_default=True)
 class _ControlMeta(MessageMeta):
@@ -226,6 +228,16 @@ class UnknownControl(Control):
 
     tag: str
     fields: dict[str, Any]
+
+    @classmethod
+    def standing_for(cls, control: Control) -> UnknownControl:
+        """What a file has in place of a control that works inside its process only."""
+        return cls(type(control).__name__ + _IN_PROCESS, {})
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether it was made by `standing_for`."""
+        return self.tag.endswith(_IN_PROCESS)
 
 
 @final

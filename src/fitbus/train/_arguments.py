@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral
 from typing import Any, Literal, TypeAlias, TypedDict, final
@@ -12,16 +13,21 @@ import jax
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
+from fitbus.events import Event
 from fitbus.train._arrays import Shuffle, rows, tupled
 from fitbus.train._data import arrays_of, is_arrays, source
 from fitbus.train._feed import Feed
 from fitbus.train._fit import FitJob
 from fitbus.train._pass import Pull
+from fitbus.train._record import check_given
+from fitbus.train._repeating import Record
+from fitbus.train._steps import Steps
 from fitbus.train._weights import check_weight
 
 __all__ = [
     "BATCH_SIZE",
     "FIT_OPTIONS",
+    "Controls",
     "FitArguments",
     "FitOptions",
     "RunOptions",
@@ -34,6 +40,7 @@ __all__ = [
 BATCH_SIZE = 32  # where None is given
 
 Verbose: TypeAlias = int | Literal["auto"]
+Controls: TypeAlias = str | os.PathLike[str] | Iterable[Event] | None
 
 
 class FitOptions(TypedDict, total=False):
@@ -54,6 +61,7 @@ class FitOptions(TypedDict, total=False):
     validation_batch_size: int | None
     validation_freq: int | Collection[int]
     steps_per_execution: int | Literal["auto"]
+    controls: Controls
     grace_s: float
     drain_s: float
 
@@ -86,6 +94,7 @@ class FitArguments:
     validation_batch_size: int | None = None
     validation_freq: int | Collection[int] = 1
     steps_per_execution: int | Literal["auto"] = 1
+    controls: Controls = None
 
     def __post_init__(self) -> None:
         positive("batch_size", self.batch_size, none=True)
@@ -97,6 +106,8 @@ class FitArguments:
         if self.steps_per_execution != "auto":
             positive("steps_per_execution", self.steps_per_execution, also='"auto"')
         verbosity(self.verbose)
+        if self.controls is not None:
+            check_given(self.controls)
         if not isinstance(self.shuffle, bool) and self.shuffle != "batch":
             raise InvalidArgumentError("shuffle", self.shuffle, "allowed are True, False, 'batch'")
         split = self.validation_split
@@ -135,9 +146,8 @@ class FitArguments:
         y: Any,
         *,
         seed: tuple[int, ...],
-        pad: bool,
+        task: Steps,
         pull: Pull,
-        as_given: bool,
     ) -> FitJob:
         """Makes the job: the data are looked at here, before anything starts."""
 
@@ -155,9 +165,9 @@ class FitArguments:
                 or BATCH_SIZE,
                 shuffle=self.shuffle if training else False,
                 seed=seed,
-                pad=pad,
+                pad=task.pad,
                 pull=pull,
-                as_given=as_given,
+                as_given=task.as_given,
             )
             return Feed(argument, data, steps, anew=not training)
 
@@ -177,6 +187,7 @@ class FitArguments:
             verbose=verbosity(self.verbose),
             validation_freq=freq if isinstance(freq, Collection) else int(freq),
             steps_per_execution=self.steps_per_execution,
+            record=None if self.controls is None else Record(self.controls),
         )
 
     def _validation_parts(self, validation: Any) -> tuple[Any, Any, Any]:

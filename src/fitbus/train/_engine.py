@@ -18,8 +18,8 @@ from fitbus.control import (
     StopEpoch,
     StopTraining,
 )
-from fitbus.errors import ControlRejectedError, InvalidArgumentError
-from fitbus.events import EndReason, RunPaused, RunResumed
+from fitbus.errors import ControlRejectedError
+from fitbus.events import EndReason, Event, RunPaused, RunResumed
 from fitbus.train._applying import apply_to_state
 from fitbus.train._checkpointing import checkpoint
 from fitbus.train._feed import Feed
@@ -29,8 +29,9 @@ from fitbus.train._history import History
 from fitbus.train._life import Stop
 from fitbus.train._position import Position, Restored
 from fitbus.train._preparation import Preparation
+from fitbus.train._repeating import Record
 from fitbus.train._request import Requests
-from fitbus.train._state import TrainState, alike, from_host, is_lost, on_host, placed
+from fitbus.train._state import TrainState, alike, from_host, on_host, placed
 from fitbus.train._steps import Steps
 from fitbus.train._task import Batch
 
@@ -76,6 +77,7 @@ class Engine:
         requests: What others want done with the state at the next boundary.
         called_off: Whether data that the thread waits for aren't wanted any more.
         beside: Whether another run is live.
+        record: The steering of another run, if this one repeats it.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Engine:
         self.preparation = preparation or Preparation()
         self.stop_evaluation = self.beside = self.can_go_back = False
         self.rewind: Restored | None = None
+        self.record: Record | None = None
         self.activity = "starting"
         self.evaluate: Callable[[], dict[str, float]] | None = None
         self.called_off: Callable[[], bool] = lambda: self.stopping
@@ -170,27 +173,6 @@ class Engine:
         """Whether training stands still until `Resume`."""
         return self._paused_by is not None
 
-    def prepare(self, feed: Feed) -> None:
-        """Lets a task that wants to see the first batch get ready for a call."""
-        prepare = getattr(self.steps.task, "prepare", None)
-        if prepare is None:
-            return
-        self.activity = "waiting for the first batch"
-        first = feed.peek()
-        if first is not None:
-            self.activity = "in the task's `prepare`"
-            new = _a_state("prepare", prepare(self.state, first.batch))
-            if new is not self.state:
-                self.take(new)
-
-    def finish(self) -> None:
-        """Lets a task put the last hand to the state of a training, before its end is told."""
-        finish = getattr(self.steps.task, "finish", None)
-        if finish is not None and not is_lost(self.state):
-            self.activity = "in the task's `finish`"
-            found = _a_state("finish", finish(self.state))
-            self.state = alike("the task's `finish`", self.state, found)
-
     def take(self, state: TrainState) -> None:
         """Goes on with another state, of whatever structure."""
         self.state = placed(from_host(state))
@@ -218,16 +200,28 @@ class Engine:
         if self.preparation.planned:
             self._act_as_planned()
         self.publisher.boundary()
+        if self.record is not None:
+            self.record.act(self)
         if self.requests:
             self.serve_requests()
         while self._paused_by is not None:
             self._hold_paused()
 
+    def barrier(self, event: Event) -> dict[str, float]:
+        """Publishes what isn't of a batch, and waits for its waiting handlers; returns its logs."""
+        if self.record is None:
+            return self.publisher.barrier(event)
+        self.record.told += 1
+        logs = self.publisher.barrier(event)
+        self.record.act(self)
+        return logs
+
     def _act_as_planned(self) -> None:
         for control, source in self.preparation.due(self.updates):
             receipt = self.publisher.post(control, source)
             self.publisher.desk.serve()
-            if isinstance(receipt.outcome, Rejected):
+            ends = isinstance(control, StopTraining)  # of one that repeats a record, that says when
+            if isinstance(receipt.outcome, Rejected) and not (ends and self.record):
                 raise ControlRejectedError(control, receipt.outcome.why)
 
     def serve_requests(self) -> None:
@@ -257,9 +251,14 @@ class Engine:
         self.publisher.run_deferred()
         return self._paused_by is None
 
-    def _apply(self, control: Control, source: str) -> object:  # noqa: C901  # a case for each control
+    def _apply(self, control: Control, source: str) -> object:
         """Applies a control at a boundary; raises `ControlRejectedError` if it can't."""
         self.settle()
+        if self.record is not None:
+            self.record.admit(self, control, source)
+        return self._acted(control, source)
+
+    def _acted(self, control: Control, source: str) -> object:  # noqa: C901  # a case for each control
         match control:
             case StopTraining() | StopEpoch() | Pause() if self.ending:
                 raise ControlRejectedError(control, "too late: the run is at its end")
@@ -292,9 +291,3 @@ class Engine:
             case _:
                 self.state = apply_to_state(self.steps.task, self.state, control)
         return None
-
-
-def _a_state(hook: str, found: Any) -> TrainState:
-    if not isinstance(found, TrainState):
-        raise InvalidArgumentError(f"task.{hook}", found, "it must return a TrainState")
-    return found

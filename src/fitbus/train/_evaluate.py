@@ -73,7 +73,7 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     engine.stop_evaluation = False
     engine.called_off = called_off = CalledOff(engine, alone=alone)
     engine.activity = "in a handler of TestBegin"
-    publisher.barrier(TestBegin())
+    engine.barrier(TestBegin())
     engine.boundary()
     logs: dict[str, float] = {}
     pipeline: Pipeline | None = None
@@ -83,6 +83,8 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     def compute(batch: Batch) -> Any:
         nonlocal running
         running, vector = step(engine.state, running, batch)
+        if engine.record is not None:
+            engine.record.told += 1
         return vector
 
     batches = feed.epoch()
@@ -113,7 +115,7 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     if feed.called_off and not alone:
         logs = {}
     engine.activity = "in a handler of TestEnd"
-    publisher.barrier(TestEnd(logs=logs))
+    engine.barrier(TestEnd(logs=logs))
     return logs
 
 

@@ -26,6 +26,7 @@ from fitbus.train._guarding import Layout
 from fitbus.train._history import History
 from fitbus.train._loop import boundary, train_epoch
 from fitbus.train._position import Position, Restored
+from fitbus.train._repeating import Record
 from fitbus.train._source import HostBatch
 
 __all__ = ["FitJob"]
@@ -42,6 +43,7 @@ class FitJob:
         validation: Makes a feed of the validation data; None without any.
         validation_freq: Every how many epochs it is validated, or the numbers of the epochs.
         steps_per_execution: How many steps are fused, or `"auto"`.
+        record: The steering that it repeats.
 
     Attributes:
         epochs: The number of the last epoch, counted from 1.
@@ -61,8 +63,10 @@ class FitJob:
         validation_freq: int | Collection[int],
         steps_per_execution: int | Literal["auto"] = 1,
         verbose: int = 0,
+        record: Record | None = None,
     ) -> None:
         self._feed = feed
+        self._record = record
         self.feeds = (feed,) if validation is None else (feed, validation)
         self.epochs = epochs
         self._initial_epoch = self._first_epoch = initial_epoch
@@ -85,8 +89,7 @@ class FitJob:
         engine.order, engine.place = self._feed.order, self._feed.place
         engine.facts, engine.can_go_back = self._feed.facts, self._feed.restarts
         engine.history, engine.validation = self.history, self._validation
-        engine.activity = "looking for a backup"
-        restored = engine.preparation.restored()
+        restored = self._found(engine)
         if restored is not None:
             self._go_on(engine, restored)
         engine.preparation.check_owners(engine.state.opt_state)
@@ -95,7 +98,7 @@ class FitJob:
             validation = self._validation
             engine.evaluate = lambda: self._evaluate(engine, validation)
         engine.activity = "in a handler of TrainBegin"
-        publisher.barrier(
+        engine.barrier(
             TrainBegin(
                 epochs=self.epochs,
                 steps_per_epoch=self._feed.steps,
@@ -127,6 +130,8 @@ class FitJob:
         first = engine.stops[0] if engine.stops else None
         assert reason in get_args(EndReason)
         engine.activity = "in a handler of TrainEnd"
+        if self._record is not None:
+            self._record.told += 1
         engine.publisher.barrier(
             TrainEnd(
                 logs=self._logs,
@@ -135,6 +140,21 @@ class FitJob:
                 source=first.source if first and reason == "stopped" else "",
             )
         )
+        if self._record is not None:
+            self._record.end(engine, reason)
+
+    def _found(self, engine: Engine) -> Restored | None:
+        """What there is to go on with; nothing may be, if another run is repeated."""
+        record = engine.record = self._record
+        if record is not None:
+            engine.activity = "reading the record of the run that it repeats"
+            steps = self._feed.steps
+            record.load(engine, initial_epoch=self._initial_epoch, steps_per_epoch=steps)
+        engine.activity = "looking for a backup"
+        restored = engine.preparation.restored()
+        if record is not None:
+            record.check_beginning(restored)
+        return restored
 
     def _go_on(self, engine: Engine, restored: Restored) -> None:
         """Goes on from a backup, or from a checkpoint of before, whose state is there already."""
@@ -222,7 +242,7 @@ class FitJob:
         engine.stop_epoch, engine.in_epoch = False, True
         engine.called_off = lambda: engine.epoch_over
         engine.activity = "in a handler of EpochBegin"
-        publisher.barrier(EpochBegin())
+        engine.barrier(EpochBegin())
         logs = self._batches(engine)
         engine.in_epoch = False
         if engine.rewind is not None:
@@ -236,7 +256,7 @@ class FitJob:
         engine.epoch, engine.batch = epoch + 1, 0
         self._logs = dict(sorted(logs.items()))
         engine.activity = "in a handler of EpochEnd"
-        shared = publisher.barrier(EpochEnd(logs=self._logs))
+        shared = engine.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
         self._logs = _numbers(shared)
         boundary(engine)

@@ -57,6 +57,7 @@ def train_epoch(
     engine.read = pipeline.logs
     engine.running = zeros(layout, engine.state, engine.running if engine.batch else None)
     executions.pause()
+    record = engine.record
     step: Any = None
     made_for = 0
     fetch_s = 0.0
@@ -71,7 +72,7 @@ def train_epoch(
             pipeline.before_fetching(fetch_s)
         started = time.perf_counter()
         size = executions.size(exact=pipeline.exact)
-        items = batches.take(size)
+        items = batches.take(size if record is None else record.most(size))
         fetch_s = time.perf_counter() - started
         engine.input_s += fetch_s
         if watch is not None and watch.goes_back(pipeline, waits=pipeline.exact or not items):
@@ -84,8 +85,10 @@ def train_epoch(
             made_for = engine.fused = size
             step = engine.train_step(items[0].batch, size)
         index, done = engine.batch, engine.updates
-        exact = pipeline.exact
+        exact = pipeline.exact or (record is not None and record.at_begin)
         if exact:
+            if record is not None:
+                record.begun = len(items) == 1
             compute = partial(_computed, engine, step, items, size, batches.place)
             pipeline.around(index, done, compute, len(items))
         else:
@@ -102,6 +105,10 @@ def _computed(
     engine: Engine, step: Any, items: Sequence[HostBatch], size: int, place: tuple[int, int]
 ) -> Any:
     """Dispatches an execution of batches that reach to a place; returns its values."""
+    record = engine.record
+    if record is not None:
+        record.act(engine)
+        record.told, record.begun = record.told + len(items), False
     if size == 1:
         vector = engine.advance(step, items[0].batch)
     else:

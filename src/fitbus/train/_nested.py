@@ -49,9 +49,8 @@ class Nested:
         """An evaluation."""
         feed = plain_feed(
             *(x, y, batch_size, sample_weight, steps),
-            pad=trainer.steps.pad,
+            task=trainer.steps,
             pull=_no_async,
-            as_given=trainer.steps.as_given,
         )
         return cls(trainer, feed, EvaluateJob(feed))
 
@@ -60,9 +59,8 @@ class Nested:
         """A prediction."""
         feed = plain_feed(
             *(x, None, batch_size, None, steps),
-            pad=trainer.steps.pad,
+            task=trainer.steps,
             pull=_no_async,
-            as_given=trainer.steps.as_given,
         )
         return cls(trainer, feed, PredictJob(feed))
 

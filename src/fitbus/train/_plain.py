@@ -9,6 +9,7 @@ from fitbus.train._arguments import BATCH_SIZE, Verbose, positive
 from fitbus.train._data import source
 from fitbus.train._feed import Feed
 from fitbus.train._pass import Pull
+from fitbus.train._steps import Steps
 
 __all__ = ["EvaluateOptions", "PredictOptions", "plain_feed"]
 
@@ -37,9 +38,8 @@ def plain_feed(
     sample_weight: Any,
     steps: int | None,
     *,
-    pad: bool,
+    task: Steps,
     pull: Pull,
-    as_given: bool,
 ) -> Feed:
     """The data of an evaluation or a prediction: in order, from the start each time."""
     positive("batch_size", batch_size, none=True)
@@ -53,8 +53,8 @@ def plain_feed(
         batch_size=batch_size or BATCH_SIZE,
         shuffle=False,
         seed=(),
-        pad=pad,
+        pad=task.pad,
         pull=pull,
-        as_given=as_given,
+        as_given=task.as_given,
     )
     return Feed("x", data, steps, anew=True)

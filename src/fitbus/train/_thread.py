@@ -13,6 +13,7 @@ from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job
 from fitbus.train._state import TrainState, is_lost
+from fitbus.train._task_hooks import finish, prepare
 
 __all__ = ["carried_out", "how_it_ended", "kept_by_task", "note_on"]
 
@@ -28,7 +29,7 @@ def carried_out(
     try:
         with settings.applied():
             try:
-                engine.prepare(job.feeds[0])
+                prepare(engine, job.feeds[0])
                 result = job.main(engine)
                 engine.settle()
             except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
@@ -41,7 +42,7 @@ def carried_out(
             error = _unwound(engine, close_data(job, engine, error))
             if job.kind == "fit" and error is None:
                 try:
-                    engine.finish()
+                    finish(engine)
                 except BaseException as raised:  # noqa: BLE001  # leaves from `Run.wait`
                     error = raised
             reason, detail = how_it_ended(engine, error)

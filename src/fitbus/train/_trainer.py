@@ -9,6 +9,7 @@ from fitbus.bus import Bus
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._arguments import (
     FIT_OPTIONS,
+    Controls,
     FitArguments,
     FitOptions,
     RunOptions,
@@ -65,8 +66,7 @@ class Trainer:
         max_in_flight: int | Literal["auto"] = "auto",
         flush_s: float = 0.002,
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InvalidArgumentError("seed", seed, "give a whole number of at least 0")
+        positive("seed", seed, zero=True)
         if max_in_flight != "auto":
             positive("max_in_flight", max_in_flight, also="'auto'")
         seconds("flush_s", flush_s, zero=True)
@@ -111,6 +111,7 @@ class Trainer:
         validation_batch_size: int | None = None,
         validation_freq: int | Collection[int] = 1,
         steps_per_execution: int | Literal["auto"] = 1,
+        controls: Controls = None,
         grace_s: float = 5.0,
         drain_s: float = 30.0,
     ) -> History:
@@ -144,6 +145,8 @@ class Trainer:
             validation_freq: Every how many epochs it validates, or their numbers, from 1.
             steps_per_execution: How many steps are fused into one call of the device, each with its
                 own events, and controls between two calls. `"auto"`: measures whether it pays.
+            controls: A journal, or all events of a run: the controls that steered it act again, at
+                the same places, and only these. So this run ends as that one did, bit for bit.
             grace_s: Seconds that the thread gets to end after a cancellation.
             drain_s: Seconds that handlers get to finish after the last event.
 
@@ -156,7 +159,7 @@ class Trainer:
             BaseException: What a step, the data or a handler raised, as itself.
             ThreadStuckError: The training thread did not end within `grace_s`.
         """
-        options: Any = {name: value for name, value in locals().items() if name in FIT_OPTIONS}
+        options: Any = {name: given for name, given in locals().items() if name in FIT_OPTIONS}
         with lists_told(x, y):
             async with self.run(x, y, **options) as run:
                 return await run.wait()
@@ -167,8 +170,7 @@ class Trainer:
         Args:
             x: As in `fit`.
             y: As in `fit`.
-            options: As in `fit`; and `run_id`, the run's id (default `"fit-1"`, `"fit-2"`, ... by
-                bus).
+            options: As in `fit`; and `run_id`, the run's id (default `"fit-1"`, ... by bus).
 
         Raises:
             InvalidArgumentError: An argument is out of range, or doesn't go with another.
@@ -181,9 +183,8 @@ class Trainer:
         job = arguments.job(
             *(x, y),
             seed=(self.seed, self.keeper.updates),
-            pad=self.steps.pad,
+            task=self.steps,
             pull=self.puller,
-            as_given=self.steps.as_given,
         )
         return new_run(self, job, callbacks, **times, verbose=arguments.verbose, run_id=run_id)
 
@@ -289,9 +290,8 @@ class Trainer:
     ) -> Feed:
         return plain_feed(
             *(x, y, batch_size, sample_weight, steps),
-            pad=self.steps.pad,
+            task=self.steps,
             pull=self.puller,
-            as_given=self.steps.as_given,
         )
 
     def __repr__(self) -> str:

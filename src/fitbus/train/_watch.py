@@ -133,5 +133,7 @@ class Watch:
         self._counted = counted
         self._missing = batch + 1 - counted
         engine.examples -= self._batches.back_to(batch + 1, engine.batch)
+        if engine.record is not None:
+            engine.record.told -= engine.batch - (batch + 1)
         engine.batch, engine.updates = batch + 1, step
         engine.place = self._batches.place
