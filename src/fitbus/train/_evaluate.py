@@ -79,12 +79,13 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
     pipeline: Pipeline | None = None
     running: Any = None
     step: Any = None
+    record = engine.record
 
     def compute(batch: Batch) -> Any:
         nonlocal running
+        if record is not None:
+            record.compute(engine, 1)
         running, vector = step(engine.state, running, batch)
-        if engine.record is not None:
-            engine.record.told += 1
         return vector
 
     batches = feed.epoch()
@@ -101,7 +102,8 @@ def evaluate(engine: Engine, feed: Feed, *, alone: bool) -> dict[str, float]:
             pipeline = engine.pipeline = Pipeline(publisher, layout, _KINDS, engine.flight)
             running = zeros(layout, engine.state)
             step = engine.steps.evaluate(engine.state, item.batch)
-        if pipeline.exact:
+        exact = pipeline.exact if record is None else record.begin(exact=pipeline.exact)
+        if exact:
             pipeline.around(index, engine.updates, partial(compute, item.batch))
         else:
             pipeline.push(index, engine.updates, compute(item.batch))

@@ -85,10 +85,10 @@ def train_epoch(
             made_for = engine.fused = size
             step = engine.train_step(items[0].batch, size)
         index, done = engine.batch, engine.updates
-        exact = pipeline.exact or (record is not None and record.at_begin)
+        exact = pipeline.exact
+        if record is not None:
+            exact = record.begin(exact=exact, batches=len(items))
         if exact:
-            if record is not None:
-                record.begun = len(items) == 1
             compute = partial(_computed, engine, step, items, size, batches.place)
             pipeline.around(index, done, compute, len(items))
         else:
@@ -105,10 +105,8 @@ def _computed(
     engine: Engine, step: Any, items: Sequence[HostBatch], size: int, place: tuple[int, int]
 ) -> Any:
     """Dispatches an execution of batches that reach to a place; returns its values."""
-    record = engine.record
-    if record is not None:
-        record.act(engine)
-        record.told, record.begun = record.told + len(items), False
+    if engine.record is not None:
+        engine.record.compute(engine, len(items))
     if size == 1:
         vector = engine.advance(step, items[0].batch)
     else:

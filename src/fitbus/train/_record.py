@@ -23,6 +23,7 @@ from fitbus.events import (
     EpochBegin,
     EpochEnd,
     Event,
+    TestBatchBegin,
     TestBatchEnd,
     TestBegin,
     TestEnd,
@@ -51,7 +52,7 @@ class Place(NamedTuple):
         told: How many events of these types came before: begin and end of training, of epochs and
             validations, and the ends of batches. Steps alone would not tell it: a validation has
             many places of one step, and a step may come again.
-        begun: Whether the `BatchBegin` of the next one did, too.
+        begun: Whether the begin of the next batch did, too.
     """
 
     told: int
@@ -78,10 +79,11 @@ class Acted(NamedTuple):
 
 def check_given(given: object) -> None:
     """Refuses what is neither the path of a journal nor events."""
-    is_path = isinstance(given, str | os.PathLike)
-    if not (is_path and os.fspath(given)) and (
-        is_path or isinstance(given, bytes) or not isinstance(given, Iterable)
-    ):
+    if isinstance(given, str | os.PathLike):
+        fits = bool(str(given))
+    else:
+        fits = isinstance(given, Iterable) and not isinstance(given, bytes)
+    if not fits:
         raise InvalidArgumentError(
             "controls", given, "give the path of a journal, or the events of a run"
         )
@@ -100,11 +102,11 @@ def events_of(given: Any, types: Iterable[type[Control]]) -> Iterable[Event]:
     return events
 
 
-def read_record(given: object, events: Iterable[Event]) -> tuple[TrainBegin, list[Acted]]:
+def read_record(given: str, events: Iterable[Event]) -> tuple[TrainBegin, list[Acted]]:
     """The beginning of a run, and what steered it.
 
     Args:
-        given: What `fit` was given, for messages.
+        given: What `fit` was given, in a few words, for messages.
         events: All events of the run, in order. Those of other runs are passed over.
 
     Raises:
@@ -123,8 +125,10 @@ def read_record(given: object, events: Iterable[Event]) -> tuple[TrainBegin, lis
 class _Reader:
     """Finds the controls among the events of a run, and their places."""
 
-    def __init__(self, given: object) -> None:
+    def __init__(self, given: str) -> None:
         self._given = given
+        self._run = ""
+        self._others: set[str] = set()  # the ids of runs that are no training
         self._next = 0  # the `seq` that comes next
         self._step = 0  # of the last event of training
         self._here = Place(0)
@@ -140,13 +144,13 @@ class _Reader:
             return  # a subscriber's own, such as Lagged
         if isinstance(event, TrainBegin):
             self._begin(event)
-        if self.began is None or event.run != self.began.run:
-            return  # an evaluation's, or a prediction's
+        if self.began is None or not self._belongs(event):
+            return
         self._check_gap(event)
         if isinstance(event, ControlApplied):
             if not isinstance(event.control, Pause | Resume):
                 self._control(event)
-        elif isinstance(event, BatchBegin):
+        elif isinstance(event, BatchBegin | TestBatchBegin):
             self._here, self._step = self._here._replace(begun=True), event.step
         elif isinstance(event, _MARKS):
             self._mark(event)
@@ -160,6 +164,17 @@ class _Reader:
                 " the events of one of them, such as `fitbus.journal.read(path, run=...)`",
             )
         self.began = event
+        self._run = event.run
+
+    def _belongs(self, event: Event) -> bool:
+        """Whether it is the training's, which may have gone on under another id."""
+        if event.run != self._run:
+            if event.seq == 0:
+                self._others.add(event.run)  # an evaluation, or a prediction
+            if event.run in self._others or event.seq != self._next:
+                return False
+            self._run = event.run
+        return True
 
     def _check_gap(self, event: Event) -> None:
         expected, self._next = self._next, event.seq + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, final
 
@@ -41,11 +42,13 @@ class Record:
 
     Attributes:
         told: How many events were told that places are counted by; see `Place`.
-        begun: Whether the `BatchBegin` of the next one was.
+        begun: Whether the begin of the next batch was.
     """
 
-    def __init__(self, given: object) -> None:
+    def __init__(self, given: Any) -> None:
         self._given = given
+        is_path = isinstance(given, str | os.PathLike)
+        self._name = os.fspath(given) if is_path else "events"
         self._left: list[Acted] = []
         self._acting: Control | None = None
         self._failed: ControlRejectedError | None = None
@@ -66,7 +69,8 @@ class Record:
             OSError: It can't be read.
         """
         own: Mapping[type[Control], Any] = getattr(engine.steps.task, "controls", {})
-        began, self._left = read_record(self._given, events_of(self._given, own))
+        began, self._left = read_record(self._name, events_of(self._given, own))
+        self._given = None
         for name, there, here in (
             ("step", began.step, engine.updates),
             ("initial_epoch", began.initial_epoch, initial_epoch),
@@ -75,7 +79,7 @@ class Record:
             if there != here:
                 raise InvalidArgumentError(
                     "controls",
-                    self._given,
+                    self._name,
                     f"its run began with {name}={there}, and this one does with {name}={here};"
                     " give the same data and arguments to a trainer made in the same way",
                 )
@@ -85,19 +89,30 @@ class Record:
         if restored is not None:
             raise InvalidArgumentError(
                 "controls",
-                self._given,
+                self._name,
                 "a run that repeats a record begins at its beginning, and a callback found a backup"
                 f" of epoch {restored.position.epoch} to go on from; give it another directory",
             )
 
-    @property
-    def at_begin(self) -> bool:
-        """Whether something acts between the begin of the next batch and its step."""
-        return bool(self._left) and self._left[0].place == Place(self.told, begun=True)
-
     def most(self, steps: int) -> int:
         """How many of so many steps may be done before something acts."""
         return max(1, min(steps, self._left[0].place.told - self.told)) if self._left else steps
+
+    def begin(self, *, exact: bool, batches: int = 1) -> bool:
+        """Whether the next batches are told of one by one: also where something acts at a begin.
+
+        Args:
+            exact: Whether they are anyway.
+            batches: How many.
+        """
+        exact = exact or (bool(self._left) and self._left[0].place == Place(self.told, begun=True))
+        self.begun = exact and batches == 1
+        return exact
+
+    def compute(self, engine: Engine, batches: int) -> None:
+        """Applies what acts before the next batches are computed, and counts them."""
+        self.act(engine)
+        self.told, self.begun = self.told + batches, False
 
     def act(self, engine: Engine) -> None:
         """Applies what acted here.
@@ -147,6 +162,8 @@ class Record:
         """Applies what acted after the end was told; says what never did."""
         if reason in ("completed", "stopped"):
             self.act(engine)
+            if self._left and self._left[0].place <= self._here:
+                raise passed_by(self._left[0], engine.updates)
         self._warn_of_rest(engine, "has ended")
 
     @property
@@ -172,7 +189,8 @@ class Record:
 
     def _can_act(self, acted: Acted, engine: Engine) -> bool:
         """Whether it can be applied now: not what is done by somebody who is to come."""
-        if isinstance(acted.control, UnknownControl):
+        guarded = acted.source == "Guard" and engine.preparation.guard is not None
+        if guarded or isinstance(acted.control, UnknownControl):
             return False
         return isinstance(acted.control, RestoreCheckpoint) or acted.step == engine.updates
 
