@@ -38,7 +38,7 @@ BELOW = {
     },
     "checkpoints": {"_files", "errors", "train"},
     "keras": {"bus", "callbacks", "control", "errors", "events", "train"},
-    "train": {"_checks", "_costs", "_loops", "bus", "control", "errors", "events"},
+    "train": {"_checks", "_costs", "_loops", "bus", "control", "errors", "events", "journal"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
         "bus",
