@@ -56,8 +56,9 @@ BELOW = {
     "__main__": {"_bench", "_journal_command", "examples"},
     "_bench": {"_specs", "errors", "testing"},
     "_journal_command": {"errors", "events", "journal"},
+    "_replaying": {"_loops", "bus", "control", "errors", "events", "journal"},
     "_specs": {"bus", "errors", "events"},
-    "front door": {"bus", "callbacks", "control", "errors", "events", "journal"},
+    "front door": {"_replaying", "bus", "callbacks", "control", "errors", "events", "journal"},
 }
 
 # The exceptions: how each is imported ("types": for type checkers only; "lazily": in a function),

@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fitbus import bus, callbacks, control, errors, events, journal
+from fitbus._replaying import Replay, Sent, replay, replay_sync
 from fitbus.bus import Bus, Publisher, Subscription, handler
 from fitbus.callbacks import Callback
 from fitbus.control import (
@@ -105,6 +106,7 @@ __all__ = [
     "PredictEnd",
     "Publisher",
     "Receipt",
+    "Replay",
     "RestoreCheckpoint",
     "Resume",
     "Run",
@@ -113,6 +115,7 @@ __all__ = [
     "Runs",
     "SaveCheckpoint",
     "ScaleLearningRate",
+    "Sent",
     "SetHyperparameter",
     "SetLearningRate",
     "StepSkipped",
@@ -141,6 +144,8 @@ __all__ = [
     "handler",
     "journal",
     "keras",
+    "replay",
+    "replay_sync",
     "stop_on_signals",
     "testing",
     "train",

@@ -14,6 +14,7 @@
      ├── HandlerTimeoutError           a handler ran past its `timeout` (also a TimeoutError)
      ├── DataError                     data that can't be trained on (also a ValueError)
      ├── JournalError                  a journal is damaged
+     ├── ReplayError                   what only training has, in a replay (also an AttributeError)
      └── BusClosedError                the bus no longer takes handlers or streams
 
 Errors that users' own code raises (a step, a data source, a handler) are never wrapped: they leave
@@ -38,6 +39,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidHandlerError",
     "JournalError",
+    "ReplayError",
     "RunCancelledError",
     "RunEndedError",
     "StateLostError",
@@ -199,6 +201,21 @@ class JournalError(FitbusError):
         super().__init__(f"{os.fspath(path)}, offset {offset}: {problem}")
         self.path = os.fspath(path)
         self.offset = offset
+
+
+@final
+class ReplayError(FitbusError, AttributeError):
+    """A callback asked a replay for what only training has, such as parameters.
+
+    Attributes:
+        what: What it asked for.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} isn't there in a replay, where nothing is trained; try this in a short `fit`"
+        )
 
 
 @final

@@ -35,6 +35,7 @@ class Delivery:
         seq: The place of the next event.
         routes: Who gets what.
         tail: The latest events.
+        clock: What tells their time: Unix seconds.
     """
 
     def __init__(self, bus: Bus, run: str) -> None:
@@ -43,6 +44,7 @@ class Delivery:
         self.seq = 0
         self.routes = Routes(bus, run)
         self.tail = Tail(bus.tail_size)
+        self.clock = time.time
 
     def one(
         self,
@@ -64,7 +66,7 @@ class Delivery:
             errors: What predicates raise.
             held: Whether a `block` mailbox takes it beyond its size, as the loop is held later.
         """
-        event = stamped(event, self._run, self.seq, time.time(), step, epoch)
+        event = stamped(event, self._run, self.seq, self.clock(), step, epoch)
         self.seq += 1
         self._bus.published += 1
         self.tail.append(event)
@@ -94,7 +96,7 @@ class Delivery:
             skipped: Types to which nobody is subscribed; an event of each comes before each event.
             errors: What predicates raise.
         """
-        run, first, now = self._run, self.seq, time.time()
+        run, first, now = self._run, self.seq, self.clock()
         stride = len(skipped) + 1
         self.seq = first + stride * len(events)
         places = range(first + stride - 1, self.seq, stride)

@@ -129,6 +129,13 @@ class Sender(abc.ABC):
                 self.delivery.seq = seq
                 self.tail.begin(seq)
 
+    def renumber(self, seq: int) -> None:
+        """Gives the next event this `seq`, of those that are told once more."""
+        with self.lock:
+            if seq != self.delivery.seq:
+                self.delivery.seq = seq
+                self.tail.begin(seq)
+
     def wanted(self, kind: type[Event]) -> bool:
         """Whether anybody is subscribed to a type, or to a base of it."""
         return self.delivery.routes.of(kind).wanted

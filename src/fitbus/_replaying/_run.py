@@ -1,0 +1,237 @@
+"""What callbacks get in place of a live run: its events come from a record."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple, final
+
+from fitbus._replaying._results import Sent
+from fitbus.bus import Bus, DeliveryReport, Hook, Options, Publisher, Subscription
+from fitbus.control import Applied, Control, Receipt, SetLearningRate, StopTraining
+from fitbus.errors import ReplayError
+from fitbus.events import ControlApplied, EpochEnd, Event, TrainBegin, TrainEnd
+
+__all__ = ["ReplayedRun"]
+
+
+class _Statistics(NamedTuple):
+    """Of a replayed run: how far it is."""
+
+    step: int
+
+
+class _Absent:
+    """What has only some of a run's attributes, and says why the others aren't there."""
+
+    _what = "run"
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what isn't there."""
+        raise ReplayError(f"{self._what}.{name}")
+
+
+@final
+class _Engine(_Absent):
+    """Nothing runs; so no deadline of its end is near either."""
+
+    _what = "run.driver.engine"
+    publisher = SimpleNamespace(standstill=SimpleNamespace(late=False))
+
+
+@final
+class _Driver(_Absent):
+    """The little that callbacks ask of what drives a run."""
+
+    _what = "run.driver"
+    engine = _Engine()
+    grace_s = 5.0
+    verbose = 0
+
+
+@final
+class _Preparation(_Absent):
+    """Takes what callbacks settle with a run before its first step; nobody asks for it."""
+
+    _what = "run.preparation"
+    resumed = went_back = None
+
+    def __init__(self) -> None:
+        self.added_logs: frozenset[str] = frozenset()
+        self.callbacks: list[Any] = []
+        self.restorers: list[Any] = []
+
+    def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
+        """The names of the logs aren't known before they come."""
+
+    def claim(self, hyperparameter: str, owner: str) -> None:
+        """Nobody sets anything."""
+
+    def ask_at(self, step: int, source: str, ask: Any) -> None:
+        """There is no boundary at which to ask."""
+
+    def began_before(self, _epoch: int) -> bool:
+        """Each epoch is told of from its beginning."""
+        return False
+
+
+@final
+class _Optimizer(_Absent):
+    """The learning rate, as far as the record tells it."""
+
+    _what = "model.optimizer"
+
+    def __init__(self, run: ReplayedRun, source: str) -> None:
+        self._run = run
+        self._source = source
+
+    @property
+    def learning_rate(self) -> float:
+        """The last one that was told: in the logs of an epoch, or by a control."""
+        if self._run.learning_rate is None:
+            raise ReplayError("model.optimizer.learning_rate, before the record tells it")
+        return self._run.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._run.post(SetLearningRate(value), self._source)
+        self._run.learning_rate = float(value)
+
+    lr = learning_rate
+
+    @property
+    def iterations(self) -> int:
+        """Completed optimizer updates."""
+        return self._run.statistics().step
+
+
+@final
+class _Model(_Absent):
+    """The Keras-shaped view, without what needs parameters."""
+
+    _what = "model"
+    history: Any = None
+    stop_evaluating = stop_predicting = False
+
+    def __init__(self, run: ReplayedRun, source: str) -> None:
+        self._run = run
+        self._source = source
+        self.optimizer = _Optimizer(run, source)
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether somebody asked for a stop in this replay; it goes on nevertheless."""
+        return any(isinstance(sent.control, StopTraining) for sent in self._run.sent)
+
+    @stop_training.setter
+    def stop_training(self, stop: bool) -> None:
+        if stop:
+            reason = f"stop_training was set by {self._source}"
+            self._run.post(StopTraining(reason), self._source)
+
+
+@final
+class ReplayedRun(_Absent):
+    """A run of which everything has happened.
+
+    Args:
+        bus: Where its events are published.
+
+    Attributes:
+        sent: The controls that came.
+        learning_rate: As far as it is known.
+        ends: Called when all is over.
+    """
+
+    status = "running"
+    report: DeliveryReport | None = None
+    open_logs = True
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.driver = _Driver()
+        self.preparation = _Preparation()
+        self.params: dict[str, Any] = {"verbose": 0, "epochs": 1, "steps": None}
+        self.sent: list[Sent] = []
+        self.learning_rate: float | None = None
+        self.ends: list[Callable[[], object]] = []
+        self.end_reason: str | None = None
+        self._publisher: Publisher | None = None
+        self._last: Event | None = None
+        self._lock = threading.RLock()
+        self.on = bus.on
+        self.add = bus.add
+        self.subscribe = bus.subscribe
+        self.wait_for = bus.wait_for
+
+    @property
+    def id(self) -> str:
+        """The id of the run whose events are published now."""
+        return "replay" if self._last is None else self._last.run
+
+    def look_at(self, event: Event, publisher: Publisher | None = None) -> None:
+        """Takes note of the event that comes next."""
+        self._last, self._publisher = event, publisher
+        if isinstance(event, TrainBegin):
+            self.params = {"verbose": 0, "epochs": event.epochs, "steps": event.steps_per_epoch}
+        elif isinstance(event, TrainEnd):
+            self.end_reason = event.reason
+        elif isinstance(event, EpochEnd):
+            self.learning_rate = event.logs.get("learning_rate", self.learning_rate)
+        elif isinstance(event, ControlApplied) and isinstance(event.control, SetLearningRate):
+            self.learning_rate = event.control.value
+
+    def collect(self) -> None:
+        """Takes the controls that came: they count as applied, and change nothing. Any thread."""
+        publisher, last = self._publisher, self._last
+        if publisher is None or last is None:
+            return
+        with self._lock:
+            for receipt, _ in publisher.inbox.take():
+                where = (last.run, last.seq, last.step, last.epoch)
+                self.sent.append(Sent(receipt.control, receipt.source, *where))
+                receipt.settle(Applied(last.step, last.epoch))
+
+    # What callbacks, and handlers with a run at hand, use.
+
+    def statistics(self) -> _Statistics:
+        """How far the record is."""
+        return _Statistics(0 if self._last is None else self._last.step)
+
+    def post(self, control: Control, source: str = "") -> Receipt:
+        """Takes a control down."""
+        if self._publisher is None:
+            raise ReplayError("run.post, before the first event")
+        receipt = self._publisher.inbox.post(control, source)
+        self.collect()
+        return receipt
+
+    async def send(
+        self, control: Control, timeout: float | None = None, *, source: str = ""
+    ) -> Applied:
+        """Takes a control down, and acknowledges it."""
+        return await self.post(control, source).wait(timeout)
+
+    def publish(self, event: Event) -> None:
+        """Nothing: what a run published of its own is in its record."""
+
+    def model(self, source: str) -> _Model:
+        """What a callback has as `self.model`."""
+        return _Model(self, source)
+
+    def at_end(self, function: Callable[[], object]) -> None:
+        """Calls a function when all is over."""
+        self.ends.append(function)
+
+    def attach_subscription(
+        self,
+        kinds: Sequence[type[Event]],
+        options: Options,
+        *,
+        name: str,
+        hook: Hook | None = None,
+        hooks: dict[type[Event], Hook] | None = None,
+    ) -> Subscription[Any]:
+        """For callbacks: attaches their hooks."""
+        return self.bus.attach_subscription(kinds, options, name=name, hook=hook, hooks=hooks)
