@@ -134,7 +134,7 @@ async def test_learning_rates_are_those_of_the_record_and_of_the_callback() -> N
         ),
     ]
     found = await fitbus.replay(
-        events, ReduceLROnPlateau(monitor="loss", patience=1, factor=0.5, min_lr=0.2)
+        events, [ReduceLROnPlateau(monitor="loss", patience=1, factor=0.5, min_lr=0.2)]
     )
     assert [(sent.control, sent.epoch, sent.step) for sent in found.sent] == [
         (SetLearningRate(0.25), 1, 4),
@@ -209,13 +209,13 @@ async def test_errors_do_what_their_handler_says(kept: Path) -> None:
 
     for on_error, expected in (("log", 6), ("unsubscribe", 3), ("stop", 3)):
         told.clear()
-        found = await fitbus.replay(kept / "journal", failing(on_error))
+        found = await fitbus.replay(kept / "journal", [failing(on_error)])
         assert len(told) == expected
         assert len(found.report.errors) == 1
         assert len(found.sent) == (on_error == "stop")
     told.clear()
     with pytest.raises(ValueError, match="raise"):
-        await fitbus.replay(kept / "journal", failing("raise"))
+        await fitbus.replay(kept / "journal", [failing("raise")])
     assert told == [0, 1, 2]
 
 
@@ -225,7 +225,7 @@ async def test_several_runs_come_one_after_the_other(kept: Path) -> None:
     other = [TrainBegin(run="b", seq=0, epochs=1, steps_per_epoch=1, initial_epoch=0)]
     lost = Lagged(run="b", subscriber="x", count=1, first_seq=1, last_seq=1)
     recorder = EventRecorder()
-    found = await fitbus.replay([*first, *other, lost, *first], fitbus.handler(Event)(recorder))
+    found = await fitbus.replay([*first, *other, lost, *first], [fitbus.handler(Event)(recorder)])
     assert recorder.events == [*first, *other, *first]
     assert found.events == len(recorder.events)
 
@@ -238,7 +238,7 @@ async def test_a_replay_can_be_cancelled_while_a_handler_hangs(kept: Path) -> No
         await anyio.sleep_forever()
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(fitbus.replay, kept / "journal", hangs)
+        tasks.start_soon(fitbus.replay, kept / "journal", [hangs])
         with anyio.fail_after(5):
             await entered.wait()
             tasks.cancel_scope.cancel()
@@ -261,11 +261,11 @@ async def test_bad_input_is_refused(kept: Path, tmp_path: Path) -> None:
         with pytest.raises(InvalidArgumentError, match=f"(?s)^{what}"):
             await replay(record, handlers, *types)
     with pytest.raises(InvalidArgumentError, match="drain_s"):
-        await fitbus.replay([EpochBegin()], handle, drain_s=-1)
+        await fitbus.replay([EpochBegin()], [handle], drain_s=-1)
     with pytest.raises(JournalError, match="no journal in it"):
-        await fitbus.replay(tmp_path / "empty", handle)
+        await fitbus.replay(tmp_path / "empty", [handle])
     with pytest.raises(FitbusError, match=r"await fitbus\.replay"):
-        fitbus.replay_sync([EpochBegin()], handle)
+        fitbus.replay_sync([EpochBegin()], [handle])
 
 
 def test_it_needs_no_jax(kept: Path) -> None:
