@@ -48,6 +48,7 @@ class Chaos:
         self.rng = rng = random.Random(seed)  # noqa: S311
         self.loop, self.options = rng.choice(LOOPS)
         self.run: Any = None
+        self.given: dict[str, Any] = {}
         self.receipts: list[Receipt] = []
         self.recorder, self.waiting = EventRecorder(), EventRecorder()
         self.handlers = [
@@ -68,12 +69,16 @@ class Chaos:
     async def _main(self) -> None:
         tasks = {task.id for task in anyio.get_running_tasks()}
         trainer = the_trainer()
-        before = int(trainer.state.step)
+        begin = trainer.state
+        before = int(begin.step)
         with anyio.fail_after(LIMIT_S):
             await self._train(trainer)
         left = [task.name for task in anyio.get_running_tasks() if task.id not in tasks]
         assert left == [], f"tasks are left: {left}"
         self._check(trainer, before)
+        if self.run.status in ("completed", "stopped"):
+            with anyio.fail_after(LIMIT_S):
+                await self._repeat(trainer, begin)
         with anyio.fail_after(LIMIT_S):
             history = await trainer.fit(PROBLEM.x, PROBLEM.y, batch_size=8)
         assert np.isfinite(history.history["loss"]).all()
@@ -89,16 +94,14 @@ class Chaos:
         callbacks: list[Any] = [record, *(handler.function() for handler in self.handlers)]
         if rng.random() < 0.5:  # training runs ahead, or not
             callbacks.append(self.waiting)
-        self.run = run = trainer.run(
-            PROBLEM.x,
-            PROBLEM.y,
-            batch_size=8,
-            epochs=rng.randint(1, 6),
-            steps_per_execution=rng.choice([1, 1, 3, "auto"]),
-            validation_data=(PROBLEM.x[:16], PROBLEM.y[:16]) if rng.random() < 0.7 else None,
-            validation_batch_size=8,
-            callbacks=callbacks,
-        )
+        self.given = {
+            "batch_size": 8,
+            "epochs": rng.randint(1, 6),
+            "steps_per_execution": rng.choice([1, 1, 3, "auto"]),
+            "validation_data": (PROBLEM.x[:16], PROBLEM.y[:16]) if rng.random() < 0.7 else None,
+            "validation_batch_size": 8,
+        }
+        self.run = run = trainer.run(PROBLEM.x, PROBLEM.y, callbacks=callbacks, **self.given)
         if rng.random() < 0.3:
             self.receipts.append(run.post(a_control(rng), "before"))
         return run
@@ -141,6 +144,16 @@ class Chaos:
             thread.join(LIMIT_S)
             assert not thread.is_alive(), "a sender's thread never got its answer"
         assert run.status in ("completed", "stopped", "cancelled", "failed")
+
+    async def _repeat(self, trainer: fitbus.Trainer, begin: fitbus.TrainState) -> None:
+        """Without any handler, and with what was told: it ends the same."""
+        state = trainer.state
+        trainer.keeper.take_back(begin)
+        await trainer.fit(PROBLEM.x, PROBLEM.y, controls=self.recorder.events, **self.given)
+        same = np.allclose if self.given["steps_per_execution"] == "auto" else np.array_equal
+        assert int(trainer.state.step) == int(state.step), "it took another way"
+        for name, value in state.params.items():
+            assert same(trainer.state.params[name], value), f"{name}: it ended otherwise"
 
     def _send_from_thread(self, rng: random.Random, over: threading.Event) -> None:
         for _ in range(rng.randint(1, 8)):
