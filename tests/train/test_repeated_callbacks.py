@@ -17,11 +17,13 @@ from fitbus import (
     Control,
     ControlApplied,
     EpochEnd,
+    Event,
     RestoreCheckpoint,
     SaveCheckpoint,
     ScaleLearningRate,
     SetLearningRate,
     StopTraining,
+    TestBatchEnd,
     UpdateState,
 )
 from fitbus.callbacks import (
@@ -123,40 +125,38 @@ async def test_events_in_memory_hold_what_no_file_can(repeats: Repeats) -> None:
 
 
 @pytest.mark.parametrize("fused", [1, 3])
+@pytest.mark.parametrize("kind", [BatchEnd, TestBatchEnd, EpochEnd])
 async def test_going_back_to_a_checkpoint_is_repeated(
-    repeats: Repeats, tmp_path: Path, fused: int
+    repeats: Repeats, tmp_path: Path, fused: int, kind: type[Event]
 ) -> None:
-    """In the middle of an epoch, and in a validation; `step` goes back there."""
+    """From the middle of an epoch or a validation, or its end; the steps come again."""
+    went_back = False
 
-    def steers(event: Any) -> list[Control]:
-        match event.step, event.epoch:
-            case 3, 0:
-                return [SaveCheckpoint("early")]
-            case 9, 1:
-                return [ScaleLearningRate(0.5)]
-            case _:
-                return []
+    @fitbus.handler(BatchEnd, wait=True, name="steers")
+    def steers(event: BatchEnd) -> Control | None:
+        if event.step == 3:
+            return SaveCheckpoint("early")
+        return ScaleLearningRate(0.5) if event.step == 9 else None
 
-    went_back = 0
-
-    @fitbus.handler(EpochEnd, name="back")
-    def back(event: EpochEnd) -> list[Control]:
+    @fitbus.handler(kind, wait=True, name="back")
+    def back(event: Any) -> list[Control]:
         nonlocal went_back
-        went_back += 1
-        return [RestoreCheckpoint("early"), SetLearningRate(0.02)] if went_back == 3 else []
+        if went_back or event.epoch != 2 or getattr(event, "batch", 1) != 1:
+            return []
+        went_back = True
+        return [RestoreCheckpoint("early"), SetLearningRate(0.02)]
 
     options: dict[str, Any] = {"steps_per_execution": fused}
     first = await repeats.went(
-        BackupAndRestore(tmp_path / "one"),
-        fitbus.handler(BatchEnd, wait=True, name="steers")(steers),
-        back,
+        *(BackupAndRestore(tmp_path / "one"), steers, back),
         Journal(tmp_path / "journal"),
         **options,
     )
-    went = [e for e in first.recorded if isinstance(e, ControlApplied)]
-    assert [type(e.control) for e in went][-2:] == [RestoreCheckpoint, SetLearningRate] or any(
-        isinstance(e.control, RestoreCheckpoint) for e in went
-    )
+    acted = [e.control for e in first.recorded if isinstance(e, ControlApplied)]
+    assert [type(control) for control in acted] == [
+        *(SaveCheckpoint, ScaleLearningRate, RestoreCheckpoint, SetLearningRate),
+        ScaleLearningRate,
+    ]
     again = await repeats.went(
         BackupAndRestore(tmp_path / "two"), controls=tmp_path / "journal", **options
     )
