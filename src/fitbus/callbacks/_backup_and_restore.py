@@ -31,8 +31,8 @@ class BackupAndRestore(Callback):
     """Backs up a training, so that the same `fit`, called again, goes on where it was interrupted.
 
     A backup holds the whole state (parameters, optimizer, random key, step), the place in the epoch
-    and in the data (order of shuffled arrays included), the running means, the history, and what
-    the callbacks remember (`state_dict`). It is taken at a step boundary, when all waiting handlers
+    and in the data (order of shuffled arrays included), the running means, the history, what the
+    callbacks remember (`state_dict`), and controls that wait (but no stop and no pause). It is taken at a step boundary, when all waiting handlers
     have seen what came before, wherever in `callbacks=[...]` it stands. A training that goes on
     ends with the same parameters, bit for bit, as one that was never interrupted: with the same
     program, data and devices, and kernels that are deterministic. Give `fit` the same arguments

@@ -43,7 +43,8 @@ def restored(engine: Engine, path: Path, content: dict[str, Any]) -> Restored:
         )
     state: TrainState = jax.tree.unflatten(tree, [leaf for _, leaf in found])
     position = Position(**content["position"])
-    return Restored(state, position, content["callbacks"], content["history"])
+    waited = content.get("controls", ())
+    return Restored(state, position, content["callbacks"], content["history"], waited)
 
 
 def _kind(leaf: Any) -> tuple[str, tuple[int, ...]]:

@@ -82,6 +82,11 @@ class Inbox:
             for winner in (last[receipt.key],)
         ]
 
+    def waiting(self) -> list[tuple[Control, str]]:
+        """What waits, with its senders; it goes on waiting. Any thread."""
+        with self._lock:
+            return [(receipt.control, receipt.source) for receipt in self._open]
+
     def put_back(self, receipts: list[Receipt]) -> str | None:
         """Lets controls that were taken wait again, before all others.
 

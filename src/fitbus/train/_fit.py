@@ -25,6 +25,7 @@ from fitbus.train._feed import Feed
 from fitbus.train._guarding import Layout
 from fitbus.train._history import History
 from fitbus.train._loop import boundary, train_epoch
+from fitbus.train._packing import send_waiting
 from fitbus.train._position import Position, Restored
 from fitbus.train._repeating import Record
 from fitbus.train._source import HostBatch
@@ -107,6 +108,7 @@ class FitJob:
         )
         if restored is not None:
             engine.preparation.load_callback_states(restored.callbacks)
+            send_waiting(engine, restored)
         if engine.start is not None:
             self._go_to(engine, engine.start)
         engine.boundary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,13 +10,18 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
+from fitbus.control import Control, Pause, Resume, StopTraining, UnknownControl
 from fitbus.errors import FitbusError
+from fitbus.events import Codec
 from fitbus.train._state import is_key
 
 if TYPE_CHECKING:
     from fitbus.train._engine import Engine
+    from fitbus.train._position import Restored
 
-__all__ = ["packed", "plain", "unpacked"]
+__all__ = ["packed", "plain", "send_waiting", "unpacked"]
+
+_logger = logging.getLogger("fitbus")
 
 Arrays = list[np.ndarray[Any, Any]]
 
@@ -50,10 +56,34 @@ def packed(engine: Engine) -> list[Any]:
                 "seq": position.seq,
                 "began": position.began,
             },
+            "controls": _waiting(engine),
             "callbacks": engine.preparation.callback_states(),
             "history": (list(epochs), {n: v for n, v in values.items() if _can_be(v)}),
         }
     )
+
+
+def _waiting(engine: Engine) -> list[tuple[bytes, str]]:
+    """Controls that came since the boundary was reached; stops and pauses are of this process."""
+    codec, found = Codec(), list[tuple[bytes, str]]()
+    for control, source in engine.publisher.inbox.waiting():
+        if not isinstance(control, StopTraining | Pause | Resume):
+            try:
+                found.append((codec.to_msgpack(control), source))
+            except Exception as error:  # noqa: BLE001  # whatever a type of the user's own raises
+                _logger.warning("a backup can't hold %r, which waits to act: %s", control, error)
+    return found
+
+
+def send_waiting(engine: Engine, restored: Restored) -> None:
+    """Sends what waited when a backup was taken, to act at the first boundary."""
+    codec = Codec(*getattr(engine.steps.task, "controls", ()))
+    for data, source in restored.controls:
+        control = codec.from_msgpack(data)
+        if isinstance(control, Control) and not isinstance(control, UnknownControl):
+            engine.publisher.inbox.post(control, source, returned=True)
+        else:
+            _logger.warning("a control that waited when a backup was taken is lost: %r", control)
 
 
 def plain(content: Any) -> list[Any]:

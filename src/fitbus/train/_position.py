@@ -73,9 +73,11 @@ class Restored:
         callbacks: The states of the run's callbacks, as `Preparation.callback_states` gave them;
             loaded when all `on_train_begin` hooks have been called.
         history: The history so far: its epochs, and its values by name.
+        controls: Those that waited then, each as MessagePack, and who had sent it.
     """
 
     state: TrainState | None
     position: Position
     callbacks: Sequence[tuple[str, Mapping[str, Any]]] = ()
     history: tuple[Sequence[int], Mapping[str, Sequence[float]]] = ((), {})
+    controls: Sequence[tuple[bytes, str]] = ()
