@@ -32,15 +32,15 @@ class BackupAndRestore(Callback):
 
     A backup holds the whole state (parameters, optimizer, random key, step), the place in the epoch
     and in the data (order of shuffled arrays included), the running means, the history, what the
-    callbacks remember (`state_dict`), and controls that wait (but no stop and no pause). It is taken at a step boundary, when all waiting handlers
-    have seen what came before, wherever in `callbacks=[...]` it stands. A training that goes on
-    ends with the same parameters, bit for bit, as one that was never interrupted: with the same
-    program, data and devices, and kernels that are deterministic. Give `fit` the same arguments
-    again; `epochs` may be larger. If it goes on within an epoch, or within a pass where there is
-    `steps_per_epoch`, a `RuntimeWarning` names what is plainly different: the number of examples or
-    batches, `batch_size`, `shuffle`, `steps_per_epoch`. Iterators are read up to the place, those
-    of validation data too; a function that returns one, and a list, must give the same batches each
-    time.
+    callbacks remember (`state_dict`), and controls that wait (no stop, no pause). It is taken at a
+    step boundary, when all waiting handlers have seen what came before, wherever in
+    `callbacks=[...]` it stands. A training that goes on ends with the same parameters, bit for bit,
+    as one that was never interrupted: with the same program, data and devices, and kernels that are
+    deterministic. Give `fit` the same arguments again; `epochs` may be larger. If it goes on within
+    an epoch, or within a pass where there is `steps_per_epoch`, a `RuntimeWarning` names what is
+    plainly different: the number of examples or batches, `batch_size`, `shuffle`,
+    `steps_per_epoch`. Iterators are read up to the place, those of validation data too; a function
+    that returns one, and a list, must give the same batches each time.
 
     While a stop is in force (of the training, or of the epoch) no backup is taken, so that a
     training that goes on decides about it again: it goes back to the last backup before, and
