@@ -162,7 +162,7 @@ class BackupAndRestore(Callback):
         for path in self._files.newest_first():
             try:
                 content = unpacked(self._files.read(path))
-            except Damaged as error:
+            except (Damaged, FitbusError) as error:
                 damaged.append(f"{path}: {error}")
                 continue
             if damaged:
