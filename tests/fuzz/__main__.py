@@ -1,11 +1,14 @@
-"""Fuzzes the decoders, led by the coverage of their code: `python -m tests.fuzz TARGET --seconds 60`.
+"""Fuzzes the decoders, led by the coverage of their code.
 
-The targets are those of `_targets.py`, or all of them, one after the other. An input that breaks one
-is written to the working directory, or to `--crashes`, and `python -m tests.fuzz TARGET FILE` tries
-it again, without the fuzzer. With `--corpus DIRECTORY` what was found is kept and gone on from.
+    python -m tests.fuzz TARGET --seconds 60
 
-The fuzzer is Atheris, in the extra `dev`; it has wheels for Linux on x86-64 only. For other systems:
-https://github.com/google/atheris.
+The targets are those of `_targets.py`, or `all` of them, one after the other. An input that breaks
+one is written to the working directory, or to `--crashes`, and `python -m tests.fuzz TARGET FILE`
+tries it again, without the fuzzer. With `--corpus DIRECTORY` what was found is kept and gone on
+from.
+
+The fuzzer is Atheris, in the extra `dev`; it has wheels for Linux on x86-64 only. For other
+systems: https://github.com/google/atheris.
 """
 
 from __future__ import annotations

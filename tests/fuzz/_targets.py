@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import hashlib
 import math
@@ -31,11 +31,11 @@ class Sampled(Event, tag="sampled"):
     path: str
     score: float = 0.0
     maybe: float | None = None
-    table: dict[str, list[float]] = {}
-    numbered: dict[int, tuple[int, str]] = {}
+    table: dict[str, list[float]] = msgspec.field(default_factory=dict)
+    numbered: dict[int, tuple[int, str]] = msgspec.field(default_factory=dict)
     anything: Any = None
     raw: bytes = b""
-    when: datetime.datetime | None = None
+    when: dt.datetime | None = None
     exact: decimal.Decimal = decimal.Decimal(0)
     kind: Literal["a", "b"] = "a"
     chosen: frozenset[int] = frozenset()
@@ -112,7 +112,7 @@ EVENTS: list[Event] = [
         numbered={3: (4, "five")},
         anything=[1, None, {"y": [2**64 - 1, -1.5]}],
         raw=b"\x00\xff",
-        when=datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC),
+        when=dt.datetime(2026, 11, 26, tzinfo=dt.UTC),
         exact=decimal.Decimal("0.1"),
         kind="b",
         chosen=frozenset({1, 2}),
@@ -130,12 +130,6 @@ PACKED: list[Any] = [
 
 def alike(one: Any, other: Any) -> bool:
     """Whether two values are the same: of the same types, and NaN is NaN."""
-    if isinstance(one, np.ndarray | np.generic):
-        return (
-            type(one) is type(other)
-            and (one.dtype, one.shape) == (other.dtype, other.shape)
-            and one.tobytes() == other.tobytes()
-        )
     if type(one) is not type(other):
         return False
     if isinstance(one, msgspec.Struct):
@@ -144,8 +138,6 @@ def alike(one: Any, other: Any) -> bool:
         return alike([*one.items()], [*other.items()])
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(alike, one, other))
-    if isinstance(one, complex):
-        return alike((one.real, one.imag), (other.real, other.imag))
     if isinstance(one, float | decimal.Decimal) and one != one:  # noqa: PLR0124  # NaN
         return bool(other != other)  # noqa: PLR0124
     return bool(one == other)
@@ -180,15 +172,17 @@ def journal(data: bytes) -> None:
     """A journal's file: read, opened (which cuts off a torn end), appended to, and read again."""
     _segment.write_bytes(data)
     before, is_damaged = _read()
+    refusal: JournalError | None = None
     try:
-        writer = JournalWriter(_journal)
+        JournalWriter(_journal).write([_MARK])
     except JournalError as error:
+        refusal = error
+    if refusal is not None:
         assert is_damaged
-        assert error.path == str(_segment)
-        assert 0 <= error.offset <= len(data)
+        assert refusal.path == str(_segment)
+        assert 0 <= refusal.offset <= len(data)
         assert _segment.read_bytes() == data  # as it was
         return
-    writer.write([_MARK])
     after, still_damaged = _read()
     assert still_damaged == is_damaged  # opening doesn't look into the frames
     assert alike(after[: len(before)], before)
@@ -242,10 +236,10 @@ def packed(data: bytes) -> None:
     except FitbusError:
         return
     try:
-        again = plain(content)
+        again = b"".join(plain(content))
     except FitbusError:  # MessagePack knows more than is packed
         return
-    assert alike(unpacked(b"".join(again)), content), content
+    assert b"".join(plain(unpacked(again))) == again
 
 
 def _journals() -> Iterator[bytes]:
@@ -263,7 +257,19 @@ def _sealed(content: bytes) -> bytes:
 
 def _described() -> Iterator[bytes]:
     """What says of its arrays what can't be true, or what no array is."""
-    dtypes = ["<f8", "O", "V8", "f8,f8", "S999999999999", "U0", "M8[s]", "int4", "bfloat16", "", "\0"]
+    dtypes = [
+        "<f8",
+        "O",
+        "V8",
+        "f8,f8",
+        "S999999999999",
+        "U0",
+        "M8[s]",
+        "int4",
+        "bfloat16",
+        "",
+        "\0",
+    ]
     shapes = [[2], [], [-1], [2**62], [10**9] * 3, [0], [2**64 - 1], [1] * 70, [0, 2**62]]
     an_array = msgspec.msgpack.Ext(1, b"\0")
     for dtype in dtypes:

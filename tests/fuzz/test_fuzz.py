@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ._mutants import OPERATION_BYTES, mutants
-from ._targets import TARGETS, alike
+from ._targets import TARGETS
 
 OPERATIONS = 30
 EXAMPLES = {  # each with as many inputs as operations

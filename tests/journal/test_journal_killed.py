@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -63,7 +62,7 @@ def test_a_killed_writer_leaves_a_beginning_in_order(
 ) -> None:
     """All that `write` had returned from is there, and appending goes on, kill after kill."""
     path = tmp_path / "journal"
-    chance = random.Random(segment_bytes)
+    chance = random.Random(segment_bytes)  # noqa: S311  # no secret
     first = there = 0
     for _ in range(6):
         told = killed(path, segment_bytes, keep_segments, there, chance.randrange(1, 60))
@@ -127,6 +126,6 @@ def test_a_segment_that_a_crash_left_without_its_header_is_gone_on_with(tmp_path
     JournalWriter(path, segment_bytes=400, keep_segments=9).write(events(3, 12))
     assert [event.seq for event in read(path)] == list(range(15))
     assert following.stat().st_size > 0
-    os.remove(files[1])
+    files[1].unlink()
     with pytest.raises(JournalError, match="the file is missing"):
         JournalWriter(path)

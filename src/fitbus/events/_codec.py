@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 from collections.abc import Callable
 from typing import Any, final
@@ -30,7 +30,7 @@ __all__ = ["Codec"]
 _ENVELOPE = ("run", "seq", "time", "step", "epoch")
 _PLAIN = {BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd}
 # What MessagePack has values for; else it would come back as a text, where a field may be anything.
-_PACKED = (bytes, bytearray, datetime.datetime, msgspec.msgpack.Ext)
+_PACKED = (bytes, bytearray, dt.datetime, msgspec.msgpack.Ext)
 _NESTING = (dict, list, tuple)
 _MOST_NESTED = 100  # every level takes frames of the stack: of ours, and of msgspec's
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

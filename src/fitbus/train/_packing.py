@@ -61,12 +61,15 @@ def plain(content: Any) -> list[Any]:
     """Plain values (None, numbers, texts, bytes, lists, tuples, dicts) and arrays, as bytes.
 
     Raises:
-        FitbusError: Something is neither; says where.
+        FitbusError: Something is neither, says where; or it is nested too deeply.
     """
     arrays: Arrays = []
-    encoded = _encodable(content, arrays, "")
-    described = [(_name(array.dtype), array.shape) for array in arrays]
-    header = msgspec.msgpack.encode([encoded, described])
+    try:
+        encoded = _encodable(content, arrays, "")
+        described = [(_name(array.dtype), array.shape) for array in arrays]
+        header = msgspec.msgpack.encode([encoded, described])
+    except (RecursionError, OverflowError, UnicodeError) as error:  # too deep, or odd texts
+        raise FitbusError(f"a backup can't hold what was given ({error})") from error
     flat = [array.reshape(-1).view(np.uint8).data for array in arrays]
     return [len(header).to_bytes(_LENGTH_BYTES, "little"), header, *flat]
 
