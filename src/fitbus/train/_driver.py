@@ -198,13 +198,13 @@ class Driver:
         assert self.engine is not None
         self._drain_s = min(self._drain_s, self.grace_s)
         self.engine.publisher.cancel(self.grace_s / 2)
+        again: BaseException | None = None
         with anyio.CancelScope(shield=True):
             again = await self._end_by(anyio.current_time() + self.grace_s)
-            for scope in (self._thread_scope, self._drain_scope):
-                if scope is not None:
-                    scope.cancel()
+            for scope in filter(None, (self._thread_scope, self._drain_scope)):
+                scope.cancel()
             again = await self._end_by(math.inf) or again
-        return again
+        return again  # noqa: RET504  # for type checkers a scope may end early
 
     async def _end_by(self, deadline: float) -> BaseException | None:
         again: BaseException | None = None

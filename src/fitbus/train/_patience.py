@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import signal
 import threading
@@ -77,7 +76,11 @@ class Patience:
         if self._is_over_in(max((run.driver.grace_s for run in late), default=0) + _MARGIN_S):
             return
         _logger.error("the event loop doesn't get to %s: it takes its course now", name)
-        os.kill(os.getpid(), number)  # a second one: the handlers of before are put back
+        main = threading.main_thread().ident
+        if main is not None and hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(main, number)  # a second one: the handlers of before are put back
+        else:
+            signal.raise_signal(number)
 
     def _stands_still(self, grace_s: float) -> bool:
         """Waits until nothing has moved for so long; not at all if all is over before."""
