@@ -162,7 +162,7 @@ class BackupAndRestore(Callback):
         for path in self._files.newest_first():
             try:
                 content = unpacked(self._files.read(path))
-            except Damaged as error:
+            except (Damaged, FitbusError) as error:
                 damaged.append(f"{path}: {error}")
                 continue
             if damaged:
@@ -232,9 +232,8 @@ class BackupAndRestore(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is written."""
-        assert self.run is not None
         self._background.close()
-        ended_well = self.run.end_reason in ("completed", "stopped")
+        ended_well = self.run is not None and self.run.end_reason in ("completed", "stopped")
         self._to_delete = self.delete_checkpoint and ended_well and not self._engine().interrupted
 
     def _at_good_end(self) -> None:
@@ -249,6 +248,8 @@ class BackupAndRestore(Callback):
         else:  # a step may also lie before the last backup's, if a checkpoint was restored
             due = not 0 <= engine.updates - self._step < self.save_freq
         due, self._went_back = due or self._went_back, False
+        if due or (engine.interrupted and not self._is_last):
+            engine.preparation.acts()  # or what goes on from here would take it for skipped
         if engine.interrupted and not self._is_last:
             due = self._is_last = True  # it goes on from just here
         # A stop is no part of a backup: what goes on from one before it asks for it again.
@@ -291,8 +292,7 @@ class BackupAndRestore(Callback):
 
     def _shares(self, other: BackupAndRestore) -> bool:
         """Whether both are of one directory, by whatever names."""
-        one, two = (os.path.realpath(c._directory) for c in (self, other))  # noqa: SLF001  # its own kind
-        return one == two
+        return os.path.realpath(self._directory) == os.path.realpath(other._directory)
 
     def _engine(self) -> Engine:
         engine = None if self.run is None else self.run.driver.engine

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from fitbus.errors import InvalidArgumentError
+from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.train import Engine, Position, Restored, TrainState, is_key
 
 __all__ = ["restored"]
@@ -23,11 +23,21 @@ def restored(engine: Engine, path: Path, content: dict[str, Any]) -> Restored:
 
     Raises:
         InvalidArgumentError: It is of another state.
+        FitbusError: It isn't what this version's `packed` makes.
     """
-    found: list[tuple[str, Any]] = content["state"]
+    try:
+        found: list[tuple[str, Any]] = list(map(tuple, content["state"]))
+        given = [(name, *_kind(leaf)) for name, leaf in found]
+        position = Position(**content["position"])
+        callbacks, history = content["callbacks"], content["history"]
+        waited = content.get("controls", ())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FitbusError(
+            f"{path} can't be gone on with: it isn't as this version of fitbus makes them"
+            f" ({type(error).__name__}: {error})"
+        ) from error
     leaves, tree = jax.tree_util.tree_flatten_with_path(engine.state)
     wanted = [(jax.tree_util.keystr(place), *_kind(leaf)) for place, leaf in leaves]
-    given = [(name, *_kind(leaf)) for name, leaf in found]
     if given != wanted:
         one, other = next(
             (one, other)
@@ -42,9 +52,7 @@ def restored(engine: Engine, path: Path, content: dict[str, Any]) -> Restored:
             " directory",
         )
     state: TrainState = jax.tree.unflatten(tree, [leaf for _, leaf in found])
-    position = Position(**content["position"])
-    waited = content.get("controls", ())
-    return Restored(state, position, content["callbacks"], content["history"], waited)
+    return Restored(state, position, callbacks, history, waited)
 
 
 def _kind(leaf: Any) -> tuple[str, tuple[int, ...]]:

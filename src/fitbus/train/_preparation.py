@@ -58,6 +58,8 @@ class Preparation:
         endings: Called in the training thread when a training has ended well, and so have all
             waiting handlers of its end. An error is the run's.
         guard: Who guards the steps; None if nobody does.
+        acts: Called at a boundary, before what is there is kept: lets the guard act on all steps
+            that were dispatched.
     """
 
     def __init__(self) -> None:
@@ -75,6 +77,7 @@ class Preparation:
         self.planned: list[tuple[int, int, str, Ask]] = []
         self._plans = 0
         self.guard: Guards | None = None
+        self.acts: Callable[[], object] = lambda: None
 
     @property
     def guarding(self) -> Guarding | None:
