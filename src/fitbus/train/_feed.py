@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 from fitbus.errors import DataError
 from fitbus.train._pass import Interrupted
+from fitbus.train._passes import Passes
 from fitbus.train._source import HostBatch, Source
 
 __all__ = ["Feed"]
@@ -29,7 +30,6 @@ class Feed:
 
     Attributes:
         may_block: Whether a batch can be long in coming.
-        exhausted: Whether nothing is left, and nothing more will come.
         called_off: Whether the last epoch ended because a batch wasn't waited for any more.
     """
 
@@ -41,15 +41,12 @@ class Feed:
         self._each = anew
         self._anew = anew and source.restarts
         self._limit = steps
-        self._passes = 0
-        self._batches: Iterator[HostBatch] | None = None
+        self._passes = Passes(source)
         self._ahead: list[HostBatch] = []  # pulled, and not handed out; or given back
         self._any = False
         self._warned = False
-        self._taken = 0  # batches of this pass that were handed out
         self._done = 0  # batches of the next epoch that come from a backup
         self._over = False  # and whether these were all
-        self.exhausted = False
         self.called_off = False
         self.steps = source.steps if steps is None else steps
         self.may_block = source.may_block
@@ -72,7 +69,8 @@ class Feed:
     @property
     def place(self) -> tuple[int, int]:
         """The number of the pass, from 0, and how many of its batches were handed out."""
-        return (self._passes, 0) if self._batches is None else (self._passes - 1, self._taken)
+        passes = self._passes
+        return (passes.begun - 1, self._taken) if passes.under_way else (passes.begun, 0)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -130,11 +128,11 @@ class Feed:
         self._done, self._over = batches, False
         number, left = self._counted(epochs, batches) if place is None else place
         if restarts:
-            self._passes = number
+            self._passes.begun = number
         else:
             left -= self._taken  # what was handed out can't come again
         if self._limit is None and restarts and not batches and left:
-            self._passes, left = number + 1, 0  # that epoch ended early
+            self._passes.begun, left = number + 1, 0  # that epoch ended early
         try:
             if not self._leave_out(left, across=place is None and self._limit is not None):
                 raise DataError(
@@ -164,8 +162,7 @@ class Feed:
         if source.seeks and count:
             if source.steps is not None and count > source.steps:
                 return False
-            self._batches, self._taken = source.begin(self._passes, count), count
-            self._passes += 1
+            self._passes.begin(count)
             return True
         for _ in range(count):
             if self._next() is None and not (across and self._next() is not None):
@@ -204,7 +201,7 @@ class Feed:
         self.called_off = False
         whole = self._limit is None and self._source.restarts
         if (self._anew or whole) and not self._ahead and not self._done:
-            self._drop()
+            self._passes.drop()
         if (self._each or not self._any) and not self._over:
             self.peek()
         count, over, self._done, self._over = self._done, self._over, 0, False
@@ -230,7 +227,6 @@ class Feed:
         """Takes back the batches that were handed out last, of an epoch that ended before them."""
         if not (self._anew or (self._limit is None and self._source.restarts)):
             self._ahead[:0] = batches
-            self._taken -= len(batches)
 
     def has_more(self) -> bool:
         """Whether another epoch can begin; warns if data ran out. False if it was called off."""
@@ -251,21 +247,19 @@ class Feed:
     def close(self) -> None:
         """Lets go of what it reads from, at the end; raises what closing that raised."""
         self._ahead.clear()
-        self._drop()
+        self._passes.drop()
+
+    @property
+    def _taken(self) -> int:
+        """How many batches of this pass were handed out."""
+        return self._passes.pulled - len(self._ahead)
 
     def _look(self) -> bool:
         """Whether there is a next batch; waits for it."""
         if not self._ahead:
-            found = self._pull()
+            found = self._passes.pull()
             self._ahead += [] if found is None else [found]
         return bool(self._ahead)
-
-    def _drop(self) -> None:
-        """Leaves off a pass."""
-        batches, self._batches = self._batches, None
-        close: Callable[[], object] | None = getattr(batches, "close", None)
-        if close is not None:
-            close()
 
     def _warn(self, when: str) -> None:
         if self._warned:
@@ -280,21 +274,4 @@ class Feed:
 
     def _next(self) -> HostBatch | None:
         """The next batch of the pass; None at its end."""
-        batch = self._ahead.pop(0) if self._ahead else self._pull()
-        if batch is not None:
-            self._taken += 1
-        return batch
-
-    def _pull(self) -> HostBatch | None:
-        """The same, from the source, to be handed out later."""
-        if self.exhausted:
-            return None
-        if self._batches is None:
-            self._batches, self._taken = self._source.begin(self._passes), 0
-            self._passes += 1
-        found = next(self._batches, None)
-        if found is not None:
-            return found
-        self._drop()
-        self.exhausted = not self._source.restarts
-        return None
+        return self._ahead.pop(0) if self._ahead else self._passes.pull()
