@@ -12,6 +12,7 @@ import numpy as np
 from fitbus.errors import DataError
 from fitbus.train._context import ones, sent, takes_along
 from fitbus.train._source import HostBatch, Source
+from fitbus.train._stateful import refuse_other
 from fitbus.train._task import Batch
 
 __all__ = [
@@ -68,8 +69,12 @@ class ArraySource(Source):
         """What a place in the data depends on."""
         return {"examples": self._count, "batch_size": self._size, "shuffle": self._shuffle}
 
-    def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
+    def begin(
+        self, number: int, first: int = 0, told: Mapping[str, Any] | None = None
+    ) -> Iterator[HostBatch]:
         """Begins a pass."""
+        if told is not None:
+            refuse_other("x", told, "arrays")
         order: np.ndarray[Any, Any] | None = None
         size = self._size
         if self._shuffle:

@@ -277,6 +277,7 @@ class Driver:
         assert job is not None
         result, error = carried_out(job, engine, self.settings)
         engine.evaluate = engine.validation = None  # and with them, the data
+        engine.preparation.data = None
         state = self._state_after(engine, error)
         self._thread_error = kept_by_task(engine, state, self.settings, error)
         return result, self._thread_error

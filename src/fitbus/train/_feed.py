@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from fitbus.errors import DataError
 from fitbus.train._pass import Interrupted
-from fitbus.train._passes import Passes
+from fitbus.train._reader import Reader
 from fitbus.train._source import HostBatch, Source
 
 __all__ = ["Feed"]
 
 
 @final
-class Feed:
+class Feed(Reader):
     """Goes through a source, epoch after epoch.
 
     Without `steps` an epoch is one pass. With it an epoch goes on where the last one stopped; a
@@ -36,13 +35,10 @@ class Feed:
     def __init__(
         self, argument: str, source: Source, steps: int | None, *, anew: bool = False
     ) -> None:
-        self._argument = argument
-        self._source = source
+        super().__init__(argument, source)
         self._each = anew
         self._anew = anew and source.restarts
         self._limit = steps
-        self._passes = Passes(source)
-        self._ahead: list[HostBatch] = []  # pulled, and not handed out; or given back
         self._any = False
         self._warned = False
         self._done = 0  # batches of the next epoch that come from a backup
@@ -50,21 +46,6 @@ class Feed:
         self.called_off = False
         self.steps = source.steps if steps is None else steps
         self.may_block = source.may_block
-
-    @property
-    def reuses(self) -> bool:
-        """Whether the arrays of a batch may be overwritten when the next one comes."""
-        return self._source.reuses
-
-    @property
-    def restarts(self) -> bool:
-        """Whether another pass can begin when one is used up, or left."""
-        return self._source.restarts
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """What the order of shuffled data is made from."""
-        return self._source.order
 
     @property
     def place(self) -> tuple[int, int]:
@@ -77,26 +58,19 @@ class Feed:
         """What is plain to see of the data, and of what an epoch takes of them."""
         return {**self._source.facts, "steps_per_epoch": self._limit}
 
-    @property
-    def gone(self) -> int | None:
-        """How many batches were handed out of data that come once; None of data that restart."""
-        return None if self._source.restarts else self._taken
+    def mark(self, place: tuple[int, int] | None, batch: int) -> Mapping[str, Any] | None:
+        """What to `go_to` that place by, besides its numbers; None if these are enough.
 
-    def pass_over(self, count: int) -> None:
-        """Leaves out the first batches of data that come once, however many of them there were.
-
-        Raises:
-            DataError: There aren't so many.
+        Args:
+            place: The place in the data, not before that of the last time; None for where it is.
+            batch: Batches of the epoch that are done.
         """
-        if self._source.restarts:
-            return
-        with contextlib.suppress(Interrupted):
-            if not self._leave_out(count - self._taken, across=False):
-                raise DataError(
-                    self._argument,
-                    f"it ended within the {count} batches that a training that goes on has had of"
-                    " it; give the data that there were before, from their beginning",
-                )
+        passes, source = self._passes, self._source
+        anew = source.restarts and (self._each or (self._limit is None and batch == 0))
+        here = max(0, passes.begun - 1), self._taken
+        if not anew and self._limit is None and source.steps is None and source.own_thread:
+            self.look_ahead()  # many a source says at the end of a pass that it is at the next one
+        return passes.mark(place or here, anew=anew)
 
     def go_to(
         self,
@@ -104,6 +78,7 @@ class Feed:
         batches: int,
         order: tuple[int, ...] = (),
         place: tuple[int, int] | None = None,
+        mark: Mapping[str, Any] | None = None,
     ) -> tuple[int, int]:
         """Leaves out what a training that goes on has seen already.
 
@@ -113,6 +88,7 @@ class Feed:
             order: What the order of shuffled data was made from; empty for as it is.
             place: Its `place` in the data; counted from the two unless given, as if each epoch had
                 all its batches.
+            mark: What `mark` gave there.
 
         Returns:
             The `place` where it goes on.
@@ -121,11 +97,13 @@ class Feed:
             DataError: The data end before.
         """
         restarts = self._source.restarts
-        if restarts:
+        if restarts or mark is not None:
             self.close()
         if order:
             self._source.order = order
         self._done, self._over = batches, False
+        if mark is not None:
+            return self._go_to_mark(mark, batches)
         number, left = self._counted(epochs, batches) if place is None else place
         if restarts:
             self._passes.begun = number
@@ -147,6 +125,19 @@ class Feed:
             return self.place
         return found
 
+    def _go_to_mark(self, mark: Mapping[str, Any], batches: int) -> tuple[int, int]:
+        number, done = mark["place"]
+        steps, whole = self._source.steps, self._limit is None and self._source.restarts
+        if whole and batches and done == steps:
+            mark = {**mark, "ended": True}
+        try:
+            self._reached(self._passes.go_to(mark, anew=whole and not batches))
+            if batches and (self._limit is None or not self._source.restarts):
+                self._over = mark["ended"] or not self._look()
+        except Interrupted:
+            pass  # nothing is trained on any more
+        return number, done
+
     def _counted(self, epochs: int, batches: int) -> tuple[int, int]:
         """The place after so many epochs that were all whole, and batches of the next one."""
         source = self._source
@@ -154,20 +145,6 @@ class Feed:
             return (epochs if source.restarts else 0), batches
         total = epochs * self._limit + batches
         return divmod(total, source.steps) if source.restarts and source.steps else (0, total)
-
-    def _leave_out(self, count: int, *, across: bool) -> bool:
-        """Goes past batches, across passes if need be; tells whether there were so many."""
-        source = self._source
-        across = across and source.restarts
-        if source.seeks and count:
-            if source.steps is not None and count > source.steps:
-                return False
-            self._passes.begin(count)
-            return True
-        for _ in range(count):
-            if self._next() is None and not (across and self._next() is not None):
-                return False
-        return True
 
     def peek(self) -> HostBatch | None:
         """The first batch, which the next epoch begins with.
@@ -201,7 +178,7 @@ class Feed:
         self.called_off = False
         whole = self._limit is None and self._source.restarts
         if (self._anew or whole) and not self._ahead and not self._done:
-            self._passes.drop()
+            self._leave()
         if (self._each or not self._any) and not self._over:
             self.peek()
         count, over, self._done, self._over = self._done, self._over, 0, False
@@ -244,23 +221,6 @@ class Feed:
             return None
         return Feed(self._argument, self._source, self._limit, anew=True)
 
-    def close(self) -> None:
-        """Lets go of what it reads from, at the end; raises what closing that raised."""
-        self._ahead.clear()
-        self._passes.drop()
-
-    @property
-    def _taken(self) -> int:
-        """How many batches of this pass were handed out."""
-        return self._passes.pulled - len(self._ahead)
-
-    def _look(self) -> bool:
-        """Whether there is a next batch; waits for it."""
-        if not self._ahead:
-            found = self._passes.pull()
-            self._ahead += [] if found is None else [found]
-        return bool(self._ahead)
-
     def _warn(self, when: str) -> None:
         if self._warned:
             return
@@ -271,7 +231,3 @@ class Feed:
             RuntimeWarning,
             stacklevel=2,
         )
-
-    def _next(self) -> HostBatch | None:
-        """The next batch of the pass; None at its end."""
-        return self._ahead.pop(0) if self._ahead else self._passes.pull()

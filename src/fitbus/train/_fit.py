@@ -83,8 +83,10 @@ class FitJob:
         """Does it, in the training thread."""
         publisher = engine.publisher
         engine.order, engine.place = self._feed.order, self._feed.place
-        engine.facts, engine.can_go_back = self._feed.facts, self._feed.restarts
+        engine.facts, engine.can_go_back = self._feed.facts, self._feed.can_go_back
         engine.history, engine.validation = self.history, self._validation
+        if engine.preparation.store is not None:
+            self._keep_marks(engine)
         engine.activity = "looking for a backup"
         restored = engine.preparation.restored()
         if restored is not None:
@@ -144,9 +146,10 @@ class FitJob:
         engine.activity = "waiting for the batch to go on with"
         restored.position.compare(engine.facts)
         self._go_to(engine, restored.position)
-        if self._validation is not None and restored.position.validated:
+        if self._validation is not None:
             engine.activity = "waiting for the validation data to go on with"
-            self._validation.pass_over(restored.position.validated)
+            place = restored.position
+            self._validation.pass_over(place.validated, place.data.get("validation_data"))
         epochs, values = restored.history
         self.history.go_on(epochs, values)
         self._logs = {n: v[-1] for n, v in values.items() if len(v) == len(epochs) > 0}
@@ -173,12 +176,26 @@ class FitJob:
             position.batch,
             position.order,
             position.place,
+            position.data.get("x"),
         )
         engine.order = self._feed.order
         self._initial_epoch = engine.epoch = position.epoch
         engine.batch, engine.running = position.batch, position.running
         self._before = dict(position.logs)
         engine.publisher.epoch = position.epoch
+
+    def _keep_marks(self, engine: Engine) -> None:
+        """Prepares for backups: data that couldn't be gone on with are refused."""
+        for feed in self.feeds:
+            feed.keep_marks()
+        engine.preparation.data = lambda: self._marks(engine)
+
+    def _marks(self, engine: Engine) -> dict[str, Any]:
+        """What data that can say where they are are put back by."""
+        found = {"x": self._feed.mark(engine.place, engine.batch)}
+        if self._validation is not None:
+            found["validation_data"] = self._validation.mark(None, 0)
+        return {name: mark for name, mark in found.items() if mark is not None}
 
     def _prepare(self, engine: Engine) -> None:
         """Traces the steps, so that the names of the logs are known before the first one runs."""

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sized
-from typing import Any, final
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Sized,
+)
+from typing import Any, NoReturn, final
 
 import jax
 import numpy as np
@@ -14,6 +22,7 @@ from fitbus.train._arrays import check_length, pick_rows, rows
 from fitbus.train._context import ones, sent
 from fitbus.train._pass import Pass, Pull
 from fitbus.train._source import HostBatch, Source
+from fitbus.train._stateful import Stateful, refuse_other
 from fitbus.train._task import Batch
 from fitbus.train._weights import times_class_weight, weights_of
 
@@ -54,7 +63,6 @@ class IterableSource(Source):
         self._pad = pad
         self._class_weight = class_weight
         self._as_given = as_given
-        self._size: int | None = None
         self._ones: Any = None
         self.steps = None
         if isinstance(data, Sized):
@@ -62,27 +70,54 @@ class IterableSource(Source):
                 self.steps = len(data)
         self.may_block = not isinstance(data, list)
         self.restarts = not isinstance(data, Iterator | AsyncIterator)
+        self.own_thread = not isinstance(data, AsyncIterable)
+        self.stateful = None if callable(data) else Stateful.of(argument, data)
+        self.seeks = self.steps is not None and (told or isinstance(data, Sequence))
 
-    def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
+    def begin(
+        self, number: int, first: int = 0, told: Mapping[str, Any] | None = None
+    ) -> Iterator[HostBatch]:
         """Begins a pass."""
-        del first
         data = self._data() if callable(self._data) else self._data
+        stateful = None if self.stateful is not None else Stateful.of(self._argument, data)
+        if stateful is not None and told is not None:
+            stateful.put(told)
         if isinstance(data, AsyncIterable):
-            items = aiter(data)
-            pulled = self._pull(items, owned=items is not self._data)
-            return Pass(pulled, self._complete, pulled.close)
-        if isinstance(data, Iterable) and not isinstance(data, str | bytes):
-            told = hasattr(data, "on_epoch_end")
-            batches = _told(data, self._picked(number)) if told else iter(data)
-            close = getattr(batches, "close", None) if batches is not self._data else None
-            return Pass(batches, self._complete, close)
+            items: Any = aiter(data)
+            batches: Any = self._pull(items, owned=items is not self._data)
+            close = batches.close
+        elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
+            items = batches = self._iterator(data, number, first)
+            close = getattr(items, "close", None) if items is not self._data else None
+        else:
+            self._refuse(data)
+        if stateful is None and self.stateful is None:
+            stateful = Stateful.of(self._argument, items)
+            if stateful is not None and told is not None:
+                stateful.put(told)
+            elif told is not None:
+                refuse_other(self._argument, told, type(data).__qualname__)
+        return Pass(batches, self._complete, close, stateful)
+
+    def _iterator(self, data: Any, number: int, first: int) -> Iterator[Any]:
+        """The items of a pass, from the first one that is wanted."""
+        picked = self._picked(number)
+        if first and self.steps is not None:
+            if self.rows is None:  # as the very first batch says
+                self._complete(data[(self._picked(0) or [0])[0]])
+            picked = (range(self.steps) if picked is None else picked)[first:]
+        if hasattr(data, "on_epoch_end"):
+            return _told(data, picked)
+        return iter(data) if picked is None else map(data.__getitem__, picked)
+
+    def _refuse(self, data: Any) -> NoReturn:
         raise DataError(
             self._argument,
             f"found {type(data).__name__}; give arrays, or an iterable, an async iterable, or"
             " a function that returns one, of batches x, (x, y) or (x, y, sample_weight)",
         )
 
-    def _picked(self, number: int) -> Iterable[int] | None:
+    def _picked(self, number: int) -> Sequence[int] | None:
         """The places of a pass' batches in a dataset that is shuffled."""
         if not self.order or self.steps is None:
             return None
@@ -97,9 +132,9 @@ class IterableSource(Source):
         if count == 0:
             raise DataError(f"{self._argument} batch", "it is empty; leave such batches out")
         check_length(f"{self._argument} batch: x", count, "y", y)
-        if self._size is None:
-            self._size = count
-        is_whole = count >= self._size or not self._pad
+        if self.rows is None:
+            self.rows = count
+        is_whole = count >= self.rows or not self._pad
         if weight is None and self._class_weight is None and is_whole:
             if self._as_given:
                 return HostBatch(sent(Batch(x, y, None)), count)
@@ -115,9 +150,9 @@ class IterableSource(Source):
             weight = times_class_weight(self._class_weight, y, weight)
         if is_whole:
             return HostBatch(sent(Batch(x, y, weight)), count)
-        picked = np.minimum(np.arange(self._size), count - 1)
+        picked = np.minimum(np.arange(self.rows), count - 1)
         pick = lambda leaf: pick_rows(leaf, picked)  # noqa: E731  # for both trees
-        weight = np.concatenate([weight, np.zeros(self._size - count, np.float32)])
+        weight = np.concatenate([weight, np.zeros(self.rows - count, np.float32)])
         batch = Batch(jax.tree.map(pick, x), jax.tree.map(pick, y), weight)
         return HostBatch(sent(batch), count)
 

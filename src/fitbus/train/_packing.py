@@ -49,6 +49,7 @@ def packed(engine: Engine) -> list[Any]:
                 "facts": dict(position.facts),
                 "seq": position.seq,
                 "began": position.began,
+                "data": dict(position.data),
             },
             "callbacks": engine.preparation.callback_states(),
             "history": (list(epochs), {n: v for n, v in values.items() if _can_be(v)}),
@@ -128,8 +129,8 @@ def _extension(code: int, value: Any) -> Any:
 
 def _refusal(where: str, found: str) -> FitbusError:
     return FitbusError(
-        f"a backup can't hold {found}, at {where}: `state_dict` gives None, numbers, texts, bytes,"
-        " lists, tuples, dicts and arrays"
+        f"a backup can't hold {found}{where and f', at {where}'}: `state_dict` gives None, numbers,"
+        " texts, bytes, lists, tuples, dicts and arrays"
     )
 
 

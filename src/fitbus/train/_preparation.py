@@ -58,6 +58,8 @@ class Preparation:
         endings: Called in the training thread when a training has ended well, and so have all
             waiting handlers of its end. An error is the run's.
         guard: Who guards the steps; None if nobody does.
+        data: What puts the data back to the place at a boundary (`Position.data`); for who goes
+            through them.
     """
 
     def __init__(self) -> None:
@@ -75,6 +77,7 @@ class Preparation:
         self.planned: list[tuple[int, int, str, Ask]] = []
         self._plans = 0
         self.guard: Guards | None = None
+        self.data: Callable[[], Mapping[str, Any]] | None = None
 
     @property
     def guarding(self) -> Guarding | None:
@@ -187,6 +190,10 @@ class Preparation:
             if found is not None:
                 return found
         return None
+
+    def marks(self) -> Mapping[str, Any]:
+        """What puts the data back to the place at this boundary; empty if nobody will ask."""
+        return {} if self.data is None else self.data()
 
     def callback_states(self) -> list[tuple[str, dict[str, Any]]]:
         """What the run's callbacks remember, in order, each under its name.
