@@ -285,7 +285,7 @@ class Driver:
         job, self._job = self._job, None
         assert job is not None
         result, error = carried_out(job, engine, self.settings)
-        engine.evaluate = engine.validation = None  # and with them, the data
+        engine.evaluate = engine.validation = engine.preparation.data = None  # they have the data
         state = self._state_after(engine, error)
         self._thread_error = kept_by_task(engine, state, self.settings, error)
         return result, self._thread_error

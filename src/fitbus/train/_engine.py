@@ -190,10 +190,10 @@ class Engine:
     def position(self) -> Position:
         """Where the boundary lies at which the training thread stands."""
         gone = None if self.validation is None else self.validation.gone
-        running = on_host(self.running) if self.batch else None
-        logs = dict(self.read()) if self.batch else {}
+        running, logs = (on_host(self.running), dict(self.read())) if self.batch else (None, {})
         place = (self.epoch, self.batch, self.order, running, logs, self.place, gone)
-        return Position(*place, self.facts, self.publisher.seq, self.in_epoch)  # `logs` settled it
+        marks = self.preparation.marks()  # and `seq`, of what `logs` settled
+        return Position(*place, self.facts, self.publisher.seq, self.in_epoch, marks)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

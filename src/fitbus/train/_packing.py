@@ -56,6 +56,7 @@ def packed(engine: Engine) -> list[Any]:
                 "facts": dict(position.facts),
                 "seq": position.seq,
                 "began": position.began,
+                "data": dict(position.data),
             },
             "controls": _waiting(engine),
             "callbacks": engine.preparation.callback_states(),
@@ -191,8 +192,8 @@ def _extension(code: int, value: Any) -> Any:
 
 def _refusal(where: str, found: str) -> FitbusError:
     return FitbusError(
-        f"a backup can't hold {found}, at {where}: `state_dict` gives None, numbers, texts, bytes,"
-        " lists, tuples, dicts and arrays"
+        f"a backup can't hold {found}{where and f', at {where}'}: `state_dict` gives None, numbers,"
+        " texts, bytes, lists, tuples, dicts and arrays"
     )
 
 
