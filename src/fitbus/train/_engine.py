@@ -193,7 +193,8 @@ class Engine:
         running, logs = (on_host(self.running), dict(self.read())) if self.batch else (None, {})
         place = (self.epoch, self.batch, self.order, running, logs, self.place, gone)
         marks = self.preparation.marks()  # and `seq`, of what `logs` settled
-        return Position(*place, self.facts, self.publisher.seq, self.in_epoch, marks)
+        publisher, facts = self.publisher, self.facts
+        return Position(*place, facts, publisher.seq, self.in_epoch, publisher.inbox.sent, marks)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

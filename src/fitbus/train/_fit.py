@@ -176,6 +176,7 @@ class FitJob:
             engine.rewind, engine.preparation.went_back = None, restored.position
             return
         engine.preparation.resumed = restored.position
+        engine.publisher.inbox.go_on(restored.position.sent)
         if restored.position.seq is not None:
             # Told again, with the `seq` that they had: `TrainBegin`, and within an epoch its
             # `EpochBegin`; so that what comes then has the one that it would have had.

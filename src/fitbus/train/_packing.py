@@ -56,6 +56,7 @@ def packed(engine: Engine) -> list[Any]:
                 "facts": dict(position.facts),
                 "seq": position.seq,
                 "began": position.began,
+                "sent": position.sent,
                 "data": dict(position.data),
             },
             "controls": _waiting(engine),
