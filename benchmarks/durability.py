@@ -33,7 +33,7 @@ from fitbus.train import Engine, TrainState, on_host
 
 NONE = "no callback"
 EVERY = 1000  # steps
-STEPS = {"0.1 ms": 10_300, "1 ms": 3_300}  # the last backup is written within the epoch, too
+STEPS = {"0.1 ms": 6_300, "1 ms": 2_300}  # the last backup is written within the epoch, too
 MB = 48
 # By case, how much it may be at steps of 1 ms and more.
 RATIOS: dict[str, float | None] = {
