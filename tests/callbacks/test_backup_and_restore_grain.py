@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import grain
+import grain  # type: ignore[import-untyped]  # it brings no types
 import numpy as np
 import pytest
 
