@@ -1,16 +1,54 @@
-"""What a backup holds, put back."""
+"""What a backup holds: found, and put back."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from fitbus.callbacks._backup_file import BackupFiles, Damaged
 from fitbus.errors import FitbusError, InvalidArgumentError
-from fitbus.train import Engine, Position, Restored, TrainState, is_key
+from fitbus.train import Engine, Position, Restored, TrainState, is_key, unpacked
 
-__all__ = ["restored"]
+__all__ = ["newest_whole", "restored"]
+
+
+def newest_whole(files: BackupFiles, directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest backup that can be read, with a warning if it isn't the newest that is there.
+
+    Args:
+        files: The backups.
+        directory: Where they are, for messages.
+
+    Returns:
+        Where it is, and what `packed` made of a run; None if there is none.
+
+    Raises:
+        FitbusError: None of those that are there can be read.
+    """
+    damaged: list[str] = []
+    for path in files.newest_first():
+        try:
+            content: dict[str, Any] = unpacked(files.read(path))
+        except (Damaged, FitbusError) as error:
+            damaged.append(f"{path}: {error}")
+            continue
+        if damaged:
+            warnings.warn(
+                f"BackupAndRestore: a backup is damaged ({'; '.join(damaged)}); training goes"
+                f" on from the one before, {path}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return path, content
+    if damaged:
+        raise FitbusError(
+            f"BackupAndRestore: no backup can be read ({'; '.join(damaged)}); put a copy of one"
+            f" there, or delete {directory} to begin anew"
+        )
+    return None
 
 
 def restored(engine: Engine, path: Path, content: dict[str, Any]) -> Restored:

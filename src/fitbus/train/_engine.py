@@ -113,7 +113,7 @@ class Engine:
         self.start: Position | None = None
         self.history = History()
         self.preparation = preparation or Preparation()
-        self.stop_evaluation = self.beside = self.can_go_back = False
+        self.stop_evaluation = self.beside = False
         self.rewind: Restored | None = None
         self.record: Record | None = None
         self.activity = "starting"

@@ -85,7 +85,7 @@ class FitJob:
         """Does it, in the training thread."""
         publisher = engine.publisher
         engine.order, engine.place = self._feed.order, self._feed.place
-        engine.facts, engine.can_go_back = self._feed.facts, self._feed.can_go_back
+        engine.facts = self._feed.facts
         engine.history, engine.validation = self.history, self._validation
         if engine.preparation.store is not None:
             self._keep_marks(engine)

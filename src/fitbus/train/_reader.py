@@ -51,18 +51,13 @@ class Reader:
         """How many batches were handed out of data that come once; None of data that restart."""
         return None if self._source.restarts else self._taken
 
-    @property
-    def can_go_back(self) -> bool:
-        """Whether batches that were handed out can come again."""
-        return self._source.restarts or self._source.stateful is not None
-
     def keep_marks(self) -> None:
         """Prepares for `mark`, before the first batch.
 
         Raises:
             DataError: The data come once, and can't say where they are.
         """
-        if not self.can_go_back:
+        if not self._source.restarts and self._source.stateful is None:
             raise DataError(
                 self._argument,
                 "it comes once, and a training that is backed up (BackupAndRestore) couldn't go on"
