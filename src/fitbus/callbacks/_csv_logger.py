@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -234,8 +235,16 @@ class _Table:
         return text.getvalue().encode()
 
     def _write(self, data: bytes, *, anew: bool = False) -> None:
-        with naming(self._path), self._path.open("wb" if anew else "ab") as file:
-            file.write(data)
+        before = self._path.stat().st_size if data and self._path.is_file() else None
+        with naming(self._path):
+            try:
+                with self._path.open("wb" if anew else "ab") as file:
+                    file.write(data)
+            except OSError:
+                if before is not None:  # half a row would stay, if nobody came to write another
+                    with contextlib.suppress(OSError):
+                        os.truncate(self._path, before)
+                raise
 
 
 def _columns(names: list[str], known: frozenset[str]) -> list[str]:
