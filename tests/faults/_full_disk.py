@@ -7,12 +7,12 @@ import importlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from _small_disk import Disk
 
 import fitbus
 from fitbus import journal
@@ -29,6 +29,8 @@ from fitbus.callbacks._background import Lost
 from fitbus.callbacks._backup_file import BackupFiles, Damaged
 from fitbus.testing import toy_problem
 from fitbus.train import is_key
+
+from ._small_disk import Disk
 
 EPOCHS, FULL_AT, ROOM_AT = 10, 12, 30  # epochs of five batches; steps
 FILES = ("backup", "csv", "json", "journal", "board", "checkpoint")
@@ -54,14 +56,16 @@ class Large(Callback):
         assert state["much"] == self.much
 
 
-def callbacks(at: dict[str, Path], *, size: int = 0, policy: Any = "raise") -> list[Any]:
+def callbacks(
+    at: dict[str, Path], *, size: int = 0, policy: Any = "raise", segment_bytes: int = 3000
+) -> list[Any]:
     """All that write files, each at its place."""
-    made = [
+    made: list[Any] = [
         Large(size),
         BackupAndRestore(at["backup"], 3, delete_checkpoint=False),
         CSVLogger(at["csv"]),
         JSONLogger(at["json"], on_error=policy),
-        Journal(at["journal"], segment_bytes=3000, on_error=policy),
+        Journal(at["journal"], segment_bytes=segment_bytes, on_error=policy),
         TensorBoard(at["board"], write_graph=False, update_freq=1),
     ]
     if "checkpoint" in at:  # which tells of itself, at any moment
@@ -123,25 +127,23 @@ def whole(folder: Path) -> dict[str, bool]:
     return found
 
 
-def filling(
-    disk: Disk, made: list[Any], left: int = 0, *, full_at: int = FULL_AT, room_at: int = -1
-) -> Any:
-    """Fills the disk at a step, and makes room at another one; first, all before is written."""
+def acting(made: list[Any], actions: dict[int, Callable[[], object]]) -> Any:
+    """Does something after a step; first, all that came before it is written."""
 
-    def fill(event: fitbus.BatchEnd) -> None:
-        if event.step not in (full_at, room_at):
+    def act(event: fitbus.BatchEnd) -> None:
+        action = actions.get(event.step)
+        if action is None:
             return
         for each in made:
+            if isinstance(each, BackupAndRestore):
+                each._background.flush()
             wait = getattr(each, "pending_writes", lambda: None)()
             with contextlib.suppress(Lost):
                 if wait is not None and not wait(30):
                     raise TimeoutError
-        if event.step == full_at:
-            disk.fill(left)
-        else:
-            disk.make_room()
+        action()
 
-    return fitbus.handler(fitbus.BatchEnd, wait=True)(fill)
+    return fitbus.handler(fitbus.BatchEnd, wait=True)(act)
 
 
 def failed(work: Any) -> dict[str, Any]:
@@ -181,7 +183,7 @@ class Scenarios:
         at = self._places(name, full)
         made = callbacks(at, size=size)
         full_at = FULL_AT if left == 0 else 1
-        error = failed(lambda: train(*made, filling(self._disk, made, left, full_at=full_at)))
+        error = failed(lambda: train(*made, acting(made, {full_at: lambda: self._disk.fill(left)})))
         kept = whole(at["backup"])
         self._disk.make_room()
         after = failed(lambda: train(*callbacks(at, size=size)))
@@ -209,7 +211,7 @@ class Scenarios:
         def end(event: fitbus.TrainEnd) -> None:
             reasons.append(event.reason)
 
-        fill = filling(self._disk, made, room_at=ROOM_AT)
+        fill = acting(made, {FULL_AT: self._disk.fill, ROOM_AT: self._disk.make_room})
         error = failed(lambda: train(*made, listen, end, fill))
         self._disk.make_room()
         found = content(at)

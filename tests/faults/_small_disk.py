@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, final
 
@@ -27,6 +28,7 @@ class Disk:
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
+        self._folder = folder
         self._ballast = folder / "ballast"
         self._kind = kind
 
@@ -47,8 +49,23 @@ class Disk:
     def make_room(self) -> None:
         """Leaves all of it."""
         if self._kind == "limit":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            )
         self._ballast.unlink(missing_ok=True)
+
+    def set_writable(self, folder: Path, *, writable: bool) -> None:
+        """Lets nobody write to the disk; or, where there is only a limit, to one of its folders."""
+        if self._kind == "limit":  # who may not mount isn't root, for whom modes are nothing
+            folder.chmod(0o755 if writable else 0o555)
+            return
+        how = f"remount,{'rw' if writable else 'ro'}"
+        command = ["sh", "-c", 'mount -o "$0" "$1"', how, str(self._folder)]
+        deadline = time.monotonic() + 30
+        # It is busy while a file is being written.
+        while subprocess.run(command, capture_output=True, check=False).returncode:
+            if time.monotonic() > deadline:
+                raise TimeoutError(how)
 
 
 def kind_here() -> str:
@@ -69,7 +86,9 @@ def kind_here() -> str:
 def told_by(program: Path, small: Path, *arguments: str, kind: str | None = None) -> dict[str, Any]:
     """Runs a program with a small disk at a place; returns the JSON that it prints last."""
     kind = kind or kind_here()
-    command = [sys.executable, str(program), str(small), "limit" if kind == "limit" else "tmpfs"]
+    root = program.parents[2]
+    name = ".".join(program.relative_to(root).with_suffix("").parts)
+    command = [sys.executable, "-m", name, str(small), "limit" if kind == "limit" else "tmpfs"]
     command += arguments
     if kind != "limit":
         command = ["sh", "-c", f'{_MOUNT} "$0" && exec "$@"', str(small), *command]
@@ -82,6 +101,7 @@ def told_by(program: Path, small: Path, *arguments: str, kind: str | None = None
             text=True,
             timeout=LIMIT_S,
             check=False,
+            cwd=root,
             env={**os.environ, "JAX_PLATFORMS": "cpu"},
         )
     finally:

@@ -90,6 +90,7 @@ class BackupAndRestore(Callback):
         InvalidArgumentError: An argument is out of range; in `fit`: the backup is of another state,
             or two have one directory.
         FitbusError: In `fit`: none of the backups can be read.
+        OSError: In `fit`: the directory can't be written to; before the first step, if it is so.
 
     Source: Keras' `BackupAndRestore`.
     """
@@ -154,8 +155,7 @@ class BackupAndRestore(Callback):
 
     def restore(self) -> Restored | None:
         """Looks for a backup, and reads the newest whole one."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._files.clear_unfinished()
+        self._files.prepare()
         engine = self._engine()
         self._step = engine.updates
         damaged: list[str] = []

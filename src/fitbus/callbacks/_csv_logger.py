@@ -36,7 +36,8 @@ class CSVLogger(Callback):
     is `NA`; a list is written as `"[a, b]"`. Put it after callbacks that add to the logs.
 
     A thread of its own writes, in order; each row is in the file soon after its epoch, whatever
-    comes then, and all of them are when `fit` returns. (After a cancellation, a disk that is too
+    comes then, and all of them are when `fit` returns. A file that is taken away meanwhile is begun
+    anew, with its header. (After a cancellation, a disk that is too
     slow for half of `grace_s` may lack the last ones.) Between two rows the file isn't held open.
 
     Differs from Keras in what gets lost or made up there: the `val_*` columns are those that a
@@ -183,6 +184,8 @@ class _Table:
         self._is_begun = True
         if not self._columns:
             self._columns = ["epoch", *names]
+            self._write(self._text([self._columns]))
+        elif not self._path.exists():  # somebody took it away
             self._write(self._text([self._columns]))
         late = [name for name in cells if name not in self._columns]
         if late:

@@ -72,6 +72,8 @@ class JSONLogger(Callback):
     which act, and are told, again. The lines of earlier trainings stay, and with `append` those of
     one that didn't come to its first backup.
 
+    A file that is taken away meanwhile is begun anew with the next line.
+
     Differs from Keras in being there: Keras has none; its guide writes such a file by hand.
 
     Args:
