@@ -76,11 +76,13 @@ async def replay(
             error = raised
         except BaseException:
             again.cancel()
+            run.status = "cancelled"
             with anyio.CancelScope(shield=True):
                 await bus.aclose(0.0)
             raise
         report = await bus.aclose(drain_s)
         run.collect()
+        run.status = "completed"
     error = again.end(error)
     if error is not None:
         raise error

@@ -48,6 +48,7 @@ class _Driver(_Absent):
     engine = _Engine()
     grace_s = 5.0
     verbose = 0
+    waited = 0
 
 
 @final
@@ -139,12 +140,12 @@ class ReplayedRun(_Absent):
         bus: Where its events are published.
 
     Attributes:
+        status: Whether it is over.
         sent: The controls that came.
         learning_rate: As far as it is known.
         ends: Called when all is over.
     """
 
-    status = "running"
     report: DeliveryReport | None = None
     open_logs = True
 
@@ -153,6 +154,7 @@ class ReplayedRun(_Absent):
         self.driver = _Driver()
         self.preparation = _Preparation()
         self.params: dict[str, Any] = {"verbose": 0, "epochs": 1, "steps": None}
+        self.status = "running"
         self.sent: list[Sent] = []
         self.learning_rate: float | None = None
         self.ends: list[Callable[[], object]] = []

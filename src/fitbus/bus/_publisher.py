@@ -93,7 +93,9 @@ class Publisher(Sender):
         """Closes it."""
         self.close()
 
-    def barrier(self, event: Event, *, step: int | None = None) -> dict[str, float]:
+    def barrier(
+        self, event: Event, *, step: int | None = None, then: int | None = None
+    ) -> dict[str, float]:
         """Publishes, and returns when all waiting handlers of the event have finished.
 
         Handlers on the loop run first, together; the controls that they return are applied in the
@@ -103,6 +105,7 @@ class Publisher(Sender):
         Args:
             event: The event.
             step: Its `step`, if that isn't the publisher's: of steps that were done together.
+            then: The `seq` of what is told next, if it isn't the one after the event's.
 
         Returns:
             The event's logs, with what `def` hooks added to their private copy; or empty.
@@ -120,6 +123,8 @@ class Publisher(Sender):
             self.standstill.check_thread(event, route)
             at = self.step if step is None else step
             event = self.delivery.one(event, route, at, self.epoch, errors, held=True)
+            if then is not None:
+                self.delivery.seq = then
             calls = self.standstill.calls_on_loop(event, route.on_loop, errors)
         self.fail_all(errors)
         self.flush()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BackupAndRestore"]
 
+_LONGEST = 200  # bytes of a tag: a file's name has some more
 _TICK_S = 0.1
 
 
@@ -195,8 +196,10 @@ class BackupAndRestore(Callback):
         Raises:
             InvalidArgumentError: The tag can't be a part of a file's name.
         """
-        if tag != Path(tag).name and tag:
-            raise InvalidArgumentError("SaveCheckpoint.tag", tag, "give a name without separators")
+        if tag and (tag != Path(tag).name or "\0" in tag or len(tag.encode()) > _LONGEST):
+            raise InvalidArgumentError(
+                "SaveCheckpoint.tag", tag, f"give a name without separators, of {_LONGEST} bytes"
+            )
         path = self._files.named(tag or f"step-{engine.updates}")
         parts, others = packed(engine), engine.preparation.pending_writes()
 

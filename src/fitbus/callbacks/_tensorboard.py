@@ -268,8 +268,10 @@ class TensorBoard(Written, Callback):
 
     def _draw(self) -> None:
         """Draws the train step; once for each trainer."""
-        assert self.run is not None
-        steps = self.run.trainer.steps
+        trainer = getattr(self.run, "trainer", None)
+        if trainer is None:
+            return  # a replay has none
+        steps = trainer.steps
         if self._drawn is not None and self._drawn() is steps:
             return
         if self._was_drawn or write_program(self._writer, steps, self.model.state):

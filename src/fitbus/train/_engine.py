@@ -19,7 +19,7 @@ from fitbus.control import (
     StopTraining,
 )
 from fitbus.errors import ControlRejectedError
-from fitbus.events import EndReason, Event, RunPaused, RunResumed
+from fitbus.events import EndReason, Event, RunPaused, RunResumed, TestEnd
 from fitbus.train._applying import apply_to_state
 from fitbus.train._checkpointing import checkpoint
 from fitbus.train._feed import Feed
@@ -194,7 +194,9 @@ class Engine:
         place = (self.epoch, self.batch, self.order, running, logs, self.place, gone)
         marks = self.preparation.marks()  # and `seq`, of what `logs` settled
         publisher, facts = self.publisher, self.facts
-        return Position(*place, facts, publisher.seq, self.in_epoch, publisher.inbox.sent, marks)
+        stop = self.in_epoch and self.stop_epoch
+        told = (publisher.seq, self.in_epoch, publisher.inbox.sent, stop)
+        return Position(*place, facts, *told, marks)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""
@@ -208,13 +210,14 @@ class Engine:
         while self._paused_by is not None:
             self._hold_paused()
 
-    def barrier(self, event: Event) -> dict[str, float]:
+    def barrier(self, event: Event, *, then: int | None = None) -> dict[str, float]:
         """Publishes what isn't of a batch, and waits for its waiting handlers; returns its logs."""
         if self.record is None:
-            return self.publisher.barrier(event)
+            return self.publisher.barrier(event, then=then)
         self.record.told += 1
-        logs = self.publisher.barrier(event)
-        self.record.act(self)
+        logs = self.publisher.barrier(event, then=then)
+        if isinstance(event, TestEnd):
+            self.record.act(self)  # no boundary follows it
         return logs
 
     def _act_as_planned(self) -> None:

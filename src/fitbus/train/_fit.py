@@ -72,6 +72,8 @@ class FitJob:
         self._validation = validation
         self._validation_freq = validation_freq
         self._executions = Executions(steps_per_execution)
+        self._seq: int | None = None  # with which a training goes on
+        self._began = self._stop_epoch = False  # whether its epoch had begun, and was to end
         self._layout: Layout | None = None
         self._logs: dict[str, float] = {}
         self.history = History({"verbose": verbose, "epochs": epochs, "steps": feed.steps})
@@ -103,7 +105,8 @@ class FitJob:
                 epochs=self.epochs,
                 steps_per_epoch=self._feed.steps,
                 initial_epoch=self._initial_epoch,
-            )
+            ),
+            then=self._seq,
         )
         if restored is not None:
             engine.preparation.load_callback_states(restored.callbacks)
@@ -180,8 +183,8 @@ class FitJob:
         if restored.position.seq is not None:
             # Told again, with the `seq` that they had: `TrainBegin`, and within an epoch its
             # `EpochBegin`; so that what comes then has the one that it would have had.
-            again = 1 + restored.position.began
-            engine.publisher.go_on(max(0, restored.position.seq - again))
+            self._seq, self._began = restored.position.seq, restored.position.began
+            engine.publisher.go_on(max(0, self._seq - 1 - self._began))
 
     def _go_back(self, engine: Engine, restored: Restored) -> int:
         """Goes on from a checkpoint of before; returns its epoch."""
@@ -201,7 +204,7 @@ class FitJob:
         engine.order = self._feed.order
         self._initial_epoch = engine.epoch = position.epoch
         engine.batch, engine.running = position.batch, position.running
-        self._before = dict(position.logs)
+        self._before, self._stop_epoch = dict(position.logs), position.stop_epoch
         engine.publisher.epoch = position.epoch
 
     def _keep_marks(self, engine: Engine) -> None:
@@ -256,9 +259,13 @@ class FitJob:
     def _epoch(self, engine: Engine, epoch: int) -> None:
         publisher = engine.publisher
         publisher.epoch = epoch
-        engine.stop_epoch, engine.in_epoch = False, True
+        engine.stop_epoch, self._stop_epoch = self._stop_epoch, False
+        engine.in_epoch = True
         engine.called_off = lambda: engine.epoch_over
         engine.activity = "in a handler of EpochBegin"
+        if self._seq is not None and publisher.seq == self._seq and self._began:
+            publisher.renumber(self._seq - 1)  # told again, and nothing was told before it
+        self._seq = None
         engine.barrier(EpochBegin())
         logs = self._batches(engine)
         engine.in_epoch = False

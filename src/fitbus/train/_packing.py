@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 
-from fitbus.control import Control, Pause, Resume, StopTraining, UnknownControl
+from fitbus.control import Control, Pause, Receipt, Resume, StopTraining, UnknownControl
 from fitbus.errors import FitbusError
 from fitbus.events import Codec
 from fitbus.train._state import is_key
@@ -57,6 +57,7 @@ def packed(engine: Engine) -> list[Any]:
                 "seq": position.seq,
                 "began": position.began,
                 "sent": position.sent,
+                "stop_epoch": position.stop_epoch,
                 "data": dict(position.data),
             },
             "controls": _waiting(engine),
@@ -81,12 +82,14 @@ def _waiting(engine: Engine) -> list[tuple[bytes, str]]:
 def send_waiting(engine: Engine, restored: Restored) -> None:
     """Sends what waited when a backup was taken, to act at the first boundary."""
     codec = Codec(*getattr(engine.steps.task, "controls", ()))
+    receipts: list[Receipt] = []
     for data, source in restored.controls:
         control = codec.from_msgpack(data)
         if isinstance(control, Control) and not isinstance(control, UnknownControl):
-            engine.publisher.inbox.post(control, source, returned=True)
+            receipts.append(engine.publisher.inbox.aside(control, source))
         else:
             _logger.warning("a control that waited when a backup was taken is lost: %r", control)
+    engine.publisher.inbox.put_back(receipts)  # they were sent before all that wait now
 
 
 def plain(content: Any) -> list[Any]:

@@ -32,6 +32,7 @@ class Position:
             0, as a backup of an earlier version does.
         began: Whether the epoch's `EpochBegin` was before it.
         sent: How many controls were sent before it.
+        stop_epoch: Whether the epoch was asked to end there.
         data: What puts data that can say where they are back to their place, by the names of the
             arguments; empty where nobody keeps checkpoints of the run.
     """
@@ -47,6 +48,7 @@ class Position:
     seq: int | None = None
     began: bool = False
     sent: int = 0
+    stop_epoch: bool = False
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def compare(self, facts: Mapping[str, Any]) -> None:

@@ -164,7 +164,7 @@ class _Reader:
                 " the events of one of them, such as `fitbus.journal.read(path, run=...)`",
             )
         self.began = event
-        self._run = event.run
+        self._run, self._next = event.run, event.seq
 
     def _belongs(self, event: Event) -> bool:
         """Whether it is the training's, which may have gone on under another id."""
@@ -207,9 +207,10 @@ class _Reader:
             for index in range(-self._open, 0):
                 self.taken[index] = self.taken[index]._replace(place=self._here)
             self._open = 0
-        if isinstance(event, BatchEnd | EpochBegin):
+        if isinstance(event, BatchEnd | EpochBegin) and not self._open:
             # Training went on after it, by another process: no stop is needed.
-            self.taken = [each for each in self.taken if not _interrupts(each.control)]
+            last = event.step - isinstance(event, BatchEnd)
+            self.taken = [e for e in self.taken if not (_interrupts(e.control) and e.step <= last)]
 
 
 def _interrupts(control: Control) -> bool:

@@ -152,7 +152,9 @@ class Record:
                     self._left.remove(acted)
                     return
                 break
-        if isinstance(control, StopTraining) and self._from_outside(engine, control, source):
+        later = any(each.source == source and _same(each.control, control) for each in self._left)
+        stops = isinstance(control, StopTraining) and not later
+        if stops and self._from_outside(engine, control, source):
             self._warn_of_rest(engine, "was stopped")
             self._left = []
             return
