@@ -195,6 +195,7 @@ def test_evaluations_among_the_events_are_passed_over() -> None:
         BatchEnd(run="a", seq=1, batch=0, logs={}, batch_logs={}),
         applied,
     ]
-    began, acted = read_record("", events)
+    began, acted, guarded = read_record("", events)
+    assert not guarded
     assert began.run == "a"
     assert [(each.place, each.control) for each in acted] == [(Place(2), applied.control)]

@@ -69,8 +69,12 @@ class _Preparation(_Absent):
     def claim(self, hyperparameter: str, owner: str) -> None:
         """Nobody sets anything."""
 
-    def ask_at(self, step: int, source: str, ask: Any) -> None:
+    def claim_file(self, path: str, owner: str) -> None:
+        """Nobody looks."""
+
+    def ask_at(self, _step: int, _source: str, _ask: Any) -> None:
         """There is no boundary at which to ask."""
+        raise ReplayError("run.preparation.ask_at (of a callback that acts at certain steps)")
 
     def began_before(self, _epoch: int) -> bool:
         """Each epoch is told of from its beginning."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BackupAndRestore"]
 
-_LONGEST = 200  # bytes of a tag: a file's name has some more
 _TICK_S = 0.1
 
 
@@ -146,6 +145,7 @@ class BackupAndRestore(Callback):
         self._step = 0  # of the last backup
         self._last: Path | None = None  # that was written in this run
         self._went_back = False  # to an earlier one: the newest isn't where training is
+        self._is_beyond = False  # what it goes on from lies past the end of this training
 
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run's end, and asks to be called at its boundaries.
@@ -153,19 +153,13 @@ class BackupAndRestore(Callback):
         Raises:
             InvalidArgumentError: Another one of the run has its directory.
         """
-        for _, other in run.preparation.callbacks:
-            if isinstance(other, BackupAndRestore) and other is not self and self._shares(other):
-                raise InvalidArgumentError(
-                    "BackupAndRestore.backup_dir",
-                    str(self._directory),
-                    "another BackupAndRestore of this fit has it; leave one of them out, or give"
-                    " each a directory of its own",
-                )
         super().attach(run)
+        run.preparation.claim_file(str(self._directory), "BackupAndRestore")
         self._background.attach(run)
         run.preparation.store = run.preparation.store or self
         self._to_delete, self._waiting, self._epoch = False, None, None
         self._is_last, self._last, self._went_back = False, None, False
+        self._is_beyond = False
         run.preparation.boundaries.append(self._at_boundary)
         run.preparation.endings.append(self._at_good_end)
 
@@ -180,11 +174,12 @@ class BackupAndRestore(Callback):
         path, content = there
         found = self._restored(path, content)
         epochs = self.params.get("epochs", found.position.epoch)
-        if found.position.epoch > epochs:
+        self._is_beyond = (found.position.epoch, found.position.batch) > (epochs, 0)
+        if self._is_beyond:
             warnings.warn(
                 f"BackupAndRestore: {path} was taken after {found.position.epoch} epochs, and"
-                f" this fit ends with epoch {epochs}: nothing is trained; is it another"
-                " training's?",
+                f" this fit ends with epoch {epochs}: nothing is trained, and it stays; is it"
+                " another training's?",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -196,21 +191,21 @@ class BackupAndRestore(Callback):
         Raises:
             InvalidArgumentError: The tag can't be a part of a file's name.
         """
-        if tag and (tag != Path(tag).name or "\0" in tag or len(tag.encode()) > _LONGEST):
-            raise InvalidArgumentError(
-                "SaveCheckpoint.tag", tag, f"give a name without separators, of {_LONGEST} bytes"
-            )
         path = self._files.named(tag or f"step-{engine.updates}")
-        parts, others = packed(engine), engine.preparation.pending_writes()
 
-        def write() -> None:
-            self._wait_for(others)
-            self._files.write_as(path, parts)
-            self._last = path
-            if self.run is not None:
-                self.run.publish(CheckpointSaved(path=str(path), tag=tag))
+        def take() -> None:
+            parts, others = packed(engine), engine.preparation.pending_writes()
 
-        self._background.submit(write)
+            def write() -> None:
+                self._wait_for(others)
+                self._files.write_as(path, parts)
+                self._last = path
+                if self.run is not None:
+                    self.run.publish(CheckpointSaved(path=str(path), tag=tag))
+
+            self._background.submit(write)
+
+        engine.preparation.when_recorded(take)
         return str(path)
 
     def load(self, which: str) -> Restored:
@@ -236,7 +231,8 @@ class BackupAndRestore(Callback):
         """Waits until all is written."""
         self._background.close()
         ended_well = self.run is not None and self.run.end_reason in ("completed", "stopped")
-        self._to_delete = self.delete_checkpoint and ended_well and not self._engine().interrupted
+        stays = self._is_beyond or self._engine().interrupted
+        self._to_delete = self.delete_checkpoint and ended_well and not stays
 
     def _at_good_end(self) -> None:
         if self._to_delete:
@@ -291,10 +287,6 @@ class BackupAndRestore(Callback):
         for written in others:
             while not (written(_TICK_S) or self._background.given_up):
                 pass
-
-    def _shares(self, other: BackupAndRestore) -> bool:
-        """Whether both are of one directory, by whatever names."""
-        return os.path.realpath(self._directory) == os.path.realpath(other._directory)
 
     def _engine(self) -> Engine:
         engine = None if self.run is None else self.run.driver.engine

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TypeAlias, final
 
 from fitbus._files import sync
+from fitbus.errors import InvalidArgumentError
 
 __all__ = ["BackupFiles", "Damaged"]
 
 Buffer: TypeAlias = bytes | memoryview
 
+_LONGEST = 200  # bytes of a name: that of the file has some more
 _MAGIC = b"fitbus backup 1\n"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -101,7 +103,17 @@ class BackupFiles:
         return path
 
     def named(self, name: str) -> Path:
-        """Where one lies that was asked for by a name, which `write_as` writes."""
+        """Where one lies that was asked for by a name, which `write_as` writes.
+
+        Raises:
+            InvalidArgumentError: It can't be a part of a file's name.
+        """
+        if name != Path(name).name or "\0" in name or len(name.encode()) > _LONGEST:
+            raise InvalidArgumentError(
+                "SaveCheckpoint.tag",
+                name,
+                f"give a name without separators, of {_LONGEST} bytes at most",
+            )
         return self._directory / f"checkpoint-{name}"
 
     def write_as(self, path: Path, parts: Iterable[Buffer]) -> None:

@@ -96,6 +96,7 @@ class CSVLogger(Callback):
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
+        run.preparation.claim_file(self.filename, "CSVLogger")
         self._background.attach(run)
 
     def _check_names(self, names: frozenset[str]) -> None:

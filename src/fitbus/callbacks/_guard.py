@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final, get_args
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from fitbus.train import Engine, Run, Verdict
 
 __all__ = ["Guard"]
+
+_logger = logging.getLogger("fitbus")
 
 
 @final
@@ -185,6 +188,11 @@ class Guard(Callback):
             back_to=-1 if self._aimed is None else self._aimed.step,
         )
         self._last = step, event
+        if self.skipped & (self.skipped - 1) == 0:  # the first, the second, the fourth, ...
+            _logger.warning(
+                "Guard left out %d of the steps of this training, the last %s",
+                *(self.skipped, self._where(step, event)),
+            )
         return event
 
     def act(self, engine: Engine) -> None:
@@ -199,8 +207,8 @@ class Guard(Callback):
             _apply(engine, ScaleLearningRate(self.scale_learning_rate))
             # So that it is scaled further if this is gone back to once more.
             aimed = _Snapshot(aimed.step, copied(engine.state))
-        self._snapshots = [each for each in self._snapshots if each.step < aimed.step]
-        self._snapshots.append(aimed)
+        # Which older ones are there depends on how far steps ran ahead: nothing may depend on them.
+        self._snapshots = [aimed]
 
     def _aim(self, step: int) -> _Snapshot:
         """The newest copy that is old enough at a step; or the oldest one."""
@@ -210,15 +218,18 @@ class Guard(Callback):
 
     def _reason(self, step: int, event: StepSkipped) -> str:
         """Why it stops, in words."""
-        what = [f"{name!r} isn't finite" for name in (event.metric, event.leaf) if name]
-        if event.reason == "max_norm":
-            what = [f"the update was longer than {self.max_norm}, most of all {event.leaf!r}"]
-        reason = f"at step {step}, batch {event.batch}: {', '.join(what)}"
+        reason = self._where(step, event)
         if self.nonfinite == "skip":
             return f"{self.limit} steps in a row were left out, the last {reason}"
         if self.nonfinite == "rollback":
             return f"training went back {self.limit} times, and would again {reason}"
         return f"left out an update {reason}"
+
+    def _where(self, step: int, event: StepSkipped) -> str:
+        what = [f"{name!r} isn't finite" for name in (event.metric, event.leaf) if name]
+        if event.reason == "max_norm":
+            what = [f"the update was longer than {self.max_norm}, most of all {event.leaf!r}"]
+        return f"at step {step}, batch {event.batch}: {', '.join(what)}"
 
     def _at_boundary(self, engine: Engine) -> None:
         """Takes a copy, if it is time to; waits for nothing."""

@@ -102,6 +102,7 @@ class Journal(Callback):
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
+        run.preparation.claim_file(self.path, "Journal")
         self._keeper = _Keeper(self, run)
         self._subscription = run.add(
             self._keeper,

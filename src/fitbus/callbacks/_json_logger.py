@@ -136,6 +136,7 @@ class JSONLogger(Callback):
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
+        run.preparation.claim_file(self.path, "JSONLogger")
         self._writer = _Writer(Path(self.path), self._codec, run, append=self.append)
         self._subscription = run.add(
             self._writer,

@@ -9,7 +9,8 @@ from typing import Any, final
 
 import jax
 
-from fitbus.errors import DataError
+from fitbus.control import Evaluate
+from fitbus.errors import ControlRejectedError, DataError
 from fitbus.events import TestBatchBegin, TestBatchEnd, TestBegin, TestEnd
 from fitbus.train._engine import Engine
 from fitbus.train._feed import Feed
@@ -20,7 +21,7 @@ from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps, zeros
 from fitbus.train._task import Batch
 
-__all__ = ["CalledOff", "EvaluateJob", "evaluate", "evaluate_quietly"]
+__all__ = ["CalledOff", "EvaluateJob", "all_of", "evaluate", "evaluate_quietly"]
 
 _KINDS = (TestBatchBegin, TestBatchEnd)
 _IN_FLIGHT = 16
@@ -139,6 +140,13 @@ def evaluate_quietly(
     if layout is None:
         raise DataError("x", "it gave no batch to evaluate")
     return layout.read(vector)[0]
+
+
+def all_of(feed: Feed) -> Iterator[HostBatch]:
+    """The batches of a validation that is asked for; raises if a stop calls it off."""
+    yield from feed.epoch()
+    if feed.called_off:
+        raise ControlRejectedError(Evaluate(), "a stop came while the validation data stalled")
 
 
 @final

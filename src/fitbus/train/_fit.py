@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, final, get_args
 
 from fitbus.control import Evaluate
@@ -16,7 +16,7 @@ from fitbus.events import (
     TrainEnd,
 )
 from fitbus.train._engine import Engine
-from fitbus.train._evaluate import CalledOff, evaluate, evaluate_quietly
+from fitbus.train._evaluate import CalledOff, all_of, evaluate, evaluate_quietly
 from fitbus.train._executions import Executions
 from fitbus.train._feed import Feed
 from fitbus.train._guarding import Layout
@@ -25,7 +25,6 @@ from fitbus.train._loop import boundary, train_epoch
 from fitbus.train._packing import send_waiting
 from fitbus.train._position import Position, Restored
 from fitbus.train._repeating import Record
-from fitbus.train._source import HostBatch
 
 __all__ = ["FitJob"]
 
@@ -252,7 +251,7 @@ class FitJob:
         before, engine.called_off = engine.called_off, CalledOff(engine, alone=False)
         try:
             with contextlib.closing(feed):
-                return evaluate_quietly(engine.steps, engine.state, _all_of(feed))
+                return evaluate_quietly(engine.steps, engine.state, all_of(feed))
         finally:
             engine.called_off = before
 
@@ -280,9 +279,12 @@ class FitJob:
         engine.epoch, engine.batch = epoch + 1, 0
         self._logs = dict(sorted(logs.items()))
         engine.activity = "in a handler of EpochEnd"
+        waiting = engine.preparation.unrecorded = list[Callable[[], object]]()
         shared = engine.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
-        self._logs = numbers(shared)
+        self._logs, engine.preparation.unrecorded = numbers(shared), None
+        for function in waiting:
+            function()
         boundary(engine)
 
     def _batches(self, engine: Engine) -> dict[str, float]:
@@ -296,9 +298,3 @@ class FitJob:
         if isinstance(self._validation_freq, int):
             return (epoch + 1) % self._validation_freq == 0
         return epoch + 1 in self._validation_freq
-
-
-def _all_of(feed: Feed) -> Iterator[HostBatch]:
-    yield from feed.epoch()
-    if feed.called_off:
-        raise ControlRejectedError(Evaluate(), "a stop came while the validation data stalled")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,6 +58,7 @@ class Preparation:
             have put back.
         endings: Called in the training thread when a training has ended well, and so have all
             waiting handlers of its end. An error is the run's.
+        unrecorded: What waits until an epoch is in the history, while its end is told; else None.
         guard: Who guards the steps; None if nobody does.
         acts: Called at a boundary, before what is there is kept: lets the guard act on all steps
             that were dispatched.
@@ -67,6 +69,8 @@ class Preparation:
     def __init__(self) -> None:
         self._checks: list[Callable[[frozenset[str]], object]] = []
         self._owners: dict[str, str] = {}
+        self._files: dict[str, str] = {}
+        self.unrecorded: list[Callable[[], object]] | None = None
         self.added_logs: frozenset[str] = frozenset()
         self.restorers: list[Callable[[], Restored | None]] = []
         self.resumed: Position | None = None
@@ -122,6 +126,28 @@ class Preparation:
                 " overwrite each other; leave one of them out",
             )
         self._owners[hyperparameter] = owner
+
+    def claim_file(self, path: str, owner: str) -> None:
+        """Says that a callback writes a file, or a directory.
+
+        Raises:
+            InvalidArgumentError: Another one of the run does.
+        """
+        real = os.path.realpath(path)
+        if real in self._files:
+            raise InvalidArgumentError(
+                "callbacks",
+                f"{self._files[real]} and {owner}",
+                f"both write {path}, and would spoil it; give each a file of its own",
+            )
+        self._files[real] = owner
+
+    def when_recorded(self, function: Callable[[], object]) -> None:
+        """Calls a function now; at an `EpochEnd`, once the epoch is in the history."""
+        if self.unrecorded is None:
+            function()
+        else:
+            self.unrecorded.append(function)
 
     def owner(self, hyperparameter: str) -> str:
         """The callback that sets a hyperparameter; an empty text if none does."""

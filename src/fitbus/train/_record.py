@@ -23,6 +23,7 @@ from fitbus.events import (
     EpochBegin,
     EpochEnd,
     Event,
+    StepSkipped,
     TestBatchBegin,
     TestBatchEnd,
     TestBegin,
@@ -102,8 +103,8 @@ def events_of(given: Any, types: Iterable[type[Control]]) -> Iterable[Event]:
     return events
 
 
-def read_record(given: str, events: Iterable[Event]) -> tuple[TrainBegin, list[Acted]]:
-    """The beginning of a run, and what steered it.
+def read_record(given: str, events: Iterable[Event]) -> tuple[TrainBegin, list[Acted], bool]:
+    """The beginning of a run, what steered it, and whether a guard left steps out.
 
     Args:
         given: What `fit` was given, in a few words, for messages.
@@ -118,7 +119,7 @@ def read_record(given: str, events: Iterable[Event]) -> tuple[TrainBegin, list[A
         reader.take(event)
     if reader.began is None:
         raise InvalidArgumentError("controls", given, "there is no training in it")
-    return reader.began, reader.taken
+    return reader.began, reader.taken, reader.guarded
 
 
 @final
@@ -133,6 +134,7 @@ class _Reader:
         self._step = 0  # of the last event of training
         self._here = Place(0)
         self._open = 0  # of those taken, how many act when steps done together have been told
+        self.guarded = False
         self.began: TrainBegin | None = None
         self.taken: list[Acted] = []
 
@@ -152,6 +154,8 @@ class _Reader:
                 self._control(event)
         elif isinstance(event, BatchBegin | TestBatchBegin):
             self._here, self._step = self._here._replace(begun=True), event.step
+        elif isinstance(event, StepSkipped):
+            self.guarded = True
         elif isinstance(event, _MARKS):
             self._mark(event)
 

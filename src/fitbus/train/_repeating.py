@@ -69,7 +69,13 @@ class Record:
             OSError: It can't be read.
         """
         own: Mapping[type[Control], Any] = getattr(engine.steps.task, "controls", {})
-        began, self._left = read_record(self._name, events_of(self._given, own))
+        began, self._left, guarded = read_record(self._name, events_of(self._given, own))
+        if guarded and engine.preparation.guard is None:
+            raise InvalidArgumentError(
+                "controls",
+                self._name,
+                "its run had a Guard, which left steps out; give `fit` the same one",
+            )
         self._given = None
         for name, there, here in (
             ("step", began.step, engine.updates),
@@ -153,8 +159,11 @@ class Record:
                     return
                 break
         later = any(each.source == source and _same(each.control, control) for each in self._left)
-        stops = isinstance(control, StopTraining) and not later
-        if stops and self._from_outside(engine, control, source):
+        if (
+            isinstance(control, StopTraining)
+            and not later
+            and self._from_outside(engine, control, source)
+        ):
             self._warn_of_rest(engine, "was stopped")
             self._left = []
             return
@@ -166,7 +175,7 @@ class Record:
             self.act(engine)
             if self._left and self._left[0].place <= self._here:
                 raise passed_by(self._left[0], engine.updates)
-        self._warn_of_rest(engine, "has ended")
+            self._warn_of_rest(engine, "has ended")
 
     @property
     def _here(self) -> Place:
