@@ -36,7 +36,9 @@ from fitbus.callbacks import (
     Guard,
     Journal,
     ReduceLROnPlateau,
+    TensorBoard,
     Throughput,
+    Timer,
 )
 from fitbus.errors import FitbusError, InvalidArgumentError, JournalError, ReplayError
 from fitbus.testing import EventRecorder, toy_problem
@@ -279,3 +281,19 @@ def test_it_needs_no_jax(kept: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [*"012345", "False"]
+
+
+async def test_a_callback_can_be_used_again_after_a_replay(kept: Path) -> None:
+    stopping = EarlyStopping(**PATIENCE)
+    first = await fitbus.replay(kept / "journal", [stopping])
+    assert (await fitbus.replay(kept / "journal", [stopping])).sent == first.sent
+
+
+async def test_one_that_acts_at_certain_steps_is_refused(kept: Path) -> None:
+    with pytest.raises(ReplayError, match="ask_at"):
+        await fitbus.replay(kept / "journal", [Timer(max_steps=3)])
+
+
+async def test_curves_are_written_afterwards(kept: Path, tmp_path: Path) -> None:
+    await fitbus.replay(kept / "journal", [TensorBoard(tmp_path / "board")])
+    assert {path.name for path in (tmp_path / "board").iterdir()} == {"train", "validation"}

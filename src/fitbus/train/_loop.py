@@ -66,6 +66,10 @@ def train_epoch(
     while True:
         boundary(engine, watch)
         if engine.epoch_over:
+            if engine.stop_epoch and engine.batch and not made_for:
+                left = batches.take(
+                    1
+                )  # goes on where it was to end: as if it had been gone through
             break
         engine.activity = "waiting for a batch"
         if feed.may_block:
