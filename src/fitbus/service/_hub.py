@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -27,19 +26,22 @@ class Frame(NamedTuple):
     Attributes:
         run: The run's id.
         seq: The event's; -1 of a `Lagged`.
+        time: When it happened, in Unix seconds.
         kinds: The names of its type and of those that it extends, for filters.
         data: As JSON.
     """
 
     run: str
     seq: int
+    time: float
     kinds: frozenset[str]
     data: bytes
 
     @classmethod
     def of(cls, event: Event, codec: Codec) -> Frame:
         """Encodes an event."""
-        return cls(event.run, event.seq, _names(type(event)), codec.to_json(event))
+        kinds = _names(type(event))
+        return cls(event.run, event.seq, event.time, kinds, codec.to_json(event))
 
 
 @final
@@ -168,8 +170,9 @@ class Thinned:
     Args:
         types: The names of types, those that extend them included; empty for all.
         every: Each n-th of these.
-        every_s: At most one in so many seconds; 0 for any. The ends of epochs and of the run always
-            pass.
+        every_s: At most one of each type in so many seconds of the run, whether they are told as
+            they happen or later; 0 for any. The ends of epochs and of the run, and what became of
+            controls, always pass.
     """
 
     def __init__(self, types: frozenset[str], every: int, every_s: float) -> None:
@@ -177,7 +180,7 @@ class Thinned:
         self._every = every
         self._every_s = every_s
         self._seen = 0
-        self._next = 0.0
+        self._last: dict[frozenset[str], float] = {}  # when one of a type passed
         self.lets_all = not types and every == 1 and not every_s
 
     def __call__(self, frames: Sequence[Frame]) -> Iterator[Frame]:
@@ -191,10 +194,10 @@ class Thinned:
                 if self._seen % self._every:
                     continue
                 if self._every_s and not frame.kinds & _ALWAYS:
-                    now = time.monotonic()
-                    if now < self._next:
+                    last = self._last.get(frame.kinds)
+                    if last is not None and 0 <= frame.time - last < self._every_s:
                         continue
-                    self._next = now + self._every_s
+                    self._last[frame.kinds] = frame.time
                 yield frame
 
 
