@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any, final
 
@@ -24,6 +25,7 @@ from fitbus.service._hub import Hub
 from fitbus.service._launches import Launch, Launches
 from fitbus.service._metrics import metrics_of
 from fitbus.service._openapi import description
+from fitbus.service._page import page_routes
 from fitbus.service._rights import LOOPBACK, Access, Authorize, Refused, Rights
 from fitbus.service._streams import EventStream, Wanted, to_websocket
 from fitbus.train import Runs
@@ -164,6 +166,7 @@ class _Service:
             Route("/metrics", self._with("read", self.metrics), methods=["GET"]),
             Route("/healthz", self._with(None, self.health), methods=["GET"]),
             Route("/openapi.json", self._with("read", self.openapi), methods=["GET"]),
+            *page_routes(rights, _body),
         ]
         rights.announce()
 
@@ -187,7 +190,9 @@ class _Service:
 
     async def one_run(self, request: Request, _who: str) -> Response:
         """One run, with its counters."""
-        return JSONResponse(_shown(self._launch(request.path_params["id"]), whole=True))
+        launch = self._launch(request.path_params["id"])
+        self.launches.read_rates(launch)
+        return JSONResponse(_shown(launch, whole=True))
 
     async def events(self, request: Request, _who: str) -> Response:
         """A stream of its events."""
@@ -319,6 +324,9 @@ def _shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
         counters = run.statistics()
         shown |= {"step": counters.step, "seconds": counters.seconds, **_ends(run)}
         if whole:
+            rates = {name: rate for name, rate in launch.rates.items() if math.isfinite(rate)}
+            shown |= {"step_s": counters.step_s, "hyperparameters": rates}
+            shown["hyperparameters_step"] = launch.rates_step
             shown["subscribers"] = [
                 {
                     "name": each.name,
@@ -326,6 +334,10 @@ def _shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
                     "dropped": each.dropped,
                     "queued": each.queued,
                     "errors": each.errors,
+                    "seconds": each.seconds,
+                    "handler_share": each.handler_share,
+                    "held_s": each.held_s,
+                    "held_share": each.held_share,
                 }
                 for each in counters.subscriptions
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from fitbus.train import Run, Runs
 
 __all__ = ["Launch", "Launches"]
 
+_RATES_S = 1.0
 _logger = logging.getLogger("fitbus")
 
 
@@ -33,6 +35,8 @@ class Launch:
         run: The run; None while it waits for its turn, and while its trainer is made.
         error: Why there won't be one.
         created: When it was asked for, in Unix seconds.
+        rates: The hyperparameters, as read lately, and
+        rates_step: the step that they aren't older than; -1 before they were read.
     """
 
     def __init__(self, id: str, name: str, parameters: Mapping[str, Any]) -> None:
@@ -43,6 +47,24 @@ class Launch:
         self.created = time.time()
         self.is_off = False  # called off before it began
         self.began = anyio.Event()  # or never will
+        self.rates: dict[str, float] = {}
+        self.rates_step = -1
+        self._read_at = -math.inf
+
+    async def read_rates(self) -> None:
+        """Reads the hyperparameters at a boundary, unless they were read a moment ago."""
+        now = time.monotonic()
+        if self.run is None or now < self._read_at + _RATES_S:
+            return
+        self._read_at = math.inf  # one reading at a time
+        try:
+            step = self.run.statistics().step
+            self.rates = await self.run.hyperparameters()
+            self.rates_step = step
+        except FitbusError:
+            pass  # the run ended in another way
+        finally:
+            self._read_at = time.monotonic()
 
     @property
     def status(self) -> str:
@@ -93,6 +115,11 @@ class Launches(Mapping[str, Launch]):
             launch.hub = Hub(launch.run, self._codec)
             self._runs.spawn(launch.hub.pump)
         return launch.hub
+
+    def read_rates(self, launch: Launch) -> None:
+        """Has a run's hyperparameters read, for the next who asks; nobody waits for a boundary."""
+        if self._runs.is_open:
+            self._runs.spawn(launch.read_rates)
 
     async def _drive(self, launch: Launch, factory: Factory) -> None:
         try:

@@ -99,6 +99,7 @@ class Rights:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
         self._buckets = _Buckets(per_s, burst)
+        self._sign_ins = _Buckets(_SIGN_INS_PER_S, _SIGN_INS)
 
     def announce(self) -> None:
         """Logs a token that was made, once."""
@@ -131,12 +132,40 @@ class Rights:
             found = self._authorize(connection)
             access = found if isinstance(found, str) else await found
             return access if access in ("read", "control") else "none"
-        given = _token_of(connection)
-        if given is not None and _same(given, self.control_token):
+        token, is_cookie = _token_of(connection)
+        access: Access = "none" if token is None else self.access_of(token)
+        if access == "none" and self._read is None and (token is None or is_cookie):
+            return "read"  # a cookie may be left from before, and says nothing against anybody
+        return access
+
+    @property
+    def by_tokens(self) -> bool:
+        """Whether tokens say who may do what."""
+        return self._authorize is None
+
+    def access_of(self, token: str) -> Access:
+        """What a token lets one do; compared in constant time."""
+        if _same(token, self.control_token):
             return "control"
-        if self._read is None or (given is not None and _same(given, self._read)):
-            return "read" if given is None or self._read is not None else "none"
-        return "none"
+        return "read" if self._read is not None and _same(token, self._read) else "none"
+
+    async def look(self, connection: HTTPConnection) -> Access:
+        """What a connection may do, without refusing it."""
+        self._check_host(connection)
+        return await self._found(connection)
+
+    def sign_in(self, token: str) -> Access:
+        """What a token that a page sent lets it do; raises `Refused` if nothing."""
+        access = self.access_of(token)
+        if access == "none":
+            raise Refused(401, "this isn't the token; the service logged it when it started")
+        return access
+
+    def check_session(self, connection: HTTPConnection) -> None:
+        """Lets a page of its own sign in or out, now and then; or raises `Refused`."""
+        self._check_host(connection)
+        self._check_origin(connection)
+        self._sign_ins.check(connection.client.host if connection.client else "?")
 
     def _check_host(self, connection: HTTPConnection) -> None:
         host = connection.headers.get("host", "")
@@ -183,14 +212,17 @@ class _Buckets:
 
 
 _ADDRESSES = 10_000
+_SIGN_INS_PER_S, _SIGN_INS = 0.5, 10  # a token can't be guessed at this pace
 
 
-def _token_of(connection: HTTPConnection) -> str | None:
+def _token_of(connection: HTTPConnection) -> tuple[str | None, bool]:
+    """The token that was given, and whether it came as a cookie."""
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
-        return token.strip()
-    return connection.cookies.get(COOKIE)
+        return token.strip(), False
+    return connection.cookies.get(COOKIE), True
 
 
 def _same(one: str, other: str) -> bool:
-    return hmac.compare_digest(one.encode(), other.encode())
+    coded = (text.encode(errors="surrogatepass") for text in (one, other))
+    return hmac.compare_digest(*coded)
