@@ -50,6 +50,8 @@ def app(
     max_waiting: int = 100,
     max_streams: int = 1000,
     keep: int = 100,
+    retain: int = 10_000,
+    heartbeat_s: float = 15.0,
     user_types: Collection[type[Event | Control]] = (),
 ) -> Starlette:
     """An ASGI application by which runs are started, watched and steered over HTTP.
@@ -85,6 +87,9 @@ def app(
         max_waiting: How many may queue.
         max_streams: How many event streams may be open.
         keep: How many runs that have ended are shown.
+        retain: How many of a run's latest events are kept in memory for streams; what is older
+            comes from the run's `Journal`, if it has one.
+        heartbeat_s: Seconds after which a stream of which nothing came gets a comment.
         user_types: Types of your own, of events and of controls that clients may send.
 
     Raises:
@@ -95,9 +100,16 @@ def app(
         ("max_waiting", max_waiting),
         ("max_streams", max_streams),
         ("keep", keep),
+        ("retain", retain),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidArgumentError(name, value, "give a whole number of at least 1")
+    if (
+        isinstance(heartbeat_s, bool)
+        or not isinstance(heartbeat_s, int | float)
+        or (not 0 < heartbeat_s < 1e6)
+    ):
+        raise InvalidArgumentError("heartbeat_s", heartbeat_s, "give seconds, a number above 0")
     if runs is not None and not isinstance(runs, Runs):
         raise InvalidArgumentError("runs", runs, "give a fitbus.Runs")
     codec = Codec(*user_types)
@@ -114,8 +126,11 @@ def app(
         {name: Factory.of(name, make) for name, make in (factories or {}).items()},
         rights,
         codec,
-        Launches(known, most=max_running, waiting=max_waiting, codec=codec, keep=keep),
+        Launches(
+            known, most=max_running, waiting=max_waiting, codec=codec, keep=keep, retain=retain
+        ),
         max_streams,
+        heartbeat_s,
     )
 
     @contextlib.asynccontextmanager
@@ -148,14 +163,15 @@ class _Service:
         codec: Codec,
         launches: Launches,
         max_streams: int,
+        heartbeat_s: float,
     ) -> None:
+        self.heartbeat_s = heartbeat_s
         self.runs = runs
         self.factories = factories
         self.rights = rights
         self.codec = codec
         self.launches = launches
         self.max_streams = max_streams
-        self.streams = 0
         self.routes = [
             Route("/runs", self._with("read", self.list_runs), methods=["GET"]),
             Route("/runs", self._with("control", self.start), methods=["POST"]),
@@ -183,7 +199,7 @@ class _Service:
 
     # Reading.
 
-    async def list_runs(self, request: Request, _who: str) -> Response:
+    async def list_runs(self, _request: Request, _who: str) -> Response:
         """The runs, the newest first."""
         shown = [_shown(launch) for launch in self.launches.values()]
         return JSONResponse({"runs": shown[::-1], "factories": sorted(self.factories)})
@@ -200,7 +216,7 @@ class _Service:
         last = request.headers.get("last-event-id")
         wanted = Wanted.of(request.query_params, last, launch.id)
         hub = await self._hub(launch)
-        return EventStream(launch, hub, wanted, self.codec)
+        return EventStream(launch, hub, wanted, self.codec, self.heartbeat_s)
 
     async def socket(self, socket: WebSocket) -> None:
         """The same over WebSocket."""
@@ -214,18 +230,18 @@ class _Service:
             await socket.close(1008, str(refused)[:120])
             return
         await socket.accept()
-        await to_websocket(socket, launch, hub, wanted, self.codec)
+        await to_websocket(socket, launch, hub, wanted, self.codec, self.heartbeat_s)
 
-    async def metrics(self, request: Request, _who: str) -> Response:
+    async def metrics(self, _request: Request, _who: str) -> Response:
         """For Prometheus."""
         body, kind = metrics_of(self.launches)
         return Response(body, media_type=kind)
 
-    async def health(self, request: Request, _who: str) -> Response:
+    async def health(self, _request: Request, _who: str) -> Response:
         """Whether it works."""
         return JSONResponse({"status": "ok" if self.runs.is_open else "closed"})
 
-    async def openapi(self, request: Request, _who: str) -> Response:
+    async def openapi(self, _request: Request, _who: str) -> Response:
         """What it is, for tools."""
         return JSONResponse(description(self.factories, self.codec))
 
@@ -257,7 +273,7 @@ class _Service:
         launch = self._launch(request.path_params["id"])
         control = self._control(await _body(request))
         if launch.run is None:
-            if isinstance(control, StopTraining) and launch.status == "queued":
+            if isinstance(control, StopTraining) and launch.status in ("queued", "starting"):
                 launch.is_off = True
                 launch.began.set()
                 return JSONResponse({"status": "applied", "step": 0, "epoch": 0, "result": None})
@@ -300,7 +316,8 @@ class _Service:
     async def _hub(self, launch: Launch) -> Hub:
         await launch.began.wait()
         if launch.run is None:
-            raise Refused(409, f"the run never began: {launch.error or 'it was called off'}")
+            kind = launch.error.partition(":")[0]
+            raise Refused(409, f"the run never began: {kind or 'it was called off'}")
         hub = self.launches.hub(launch)
         if hub.clients >= self.max_streams:
             raise Refused(503, f"{self.max_streams} streams are open", {"Retry-After": "10"})
@@ -367,15 +384,15 @@ async def _body(request: Request) -> dict[str, Any]:
     return found
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     return JSONResponse({"error": error.why}, error.status, error.headers)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _failed(_request: Request, _error: Exception) -> Response:
     return JSONResponse({"error": "something went wrong in the service; its log says what"}, 500)

@@ -126,11 +126,9 @@ class Hub:
 
     async def wait(self, place: int, timeout: float) -> bool:
         """Waits for something new at a place, so many seconds; tells whether there is."""
-        changed = self._changed
-        if self.end > place or self.ended:
-            return True
         with anyio.move_on_after(timeout):
-            await changed.wait()
+            while not (self.end > place or self.ended):
+                await self._changed.wait()
         return self.end > place or self.ended
 
     def _add(self, frame: Frame) -> None:

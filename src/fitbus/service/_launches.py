@@ -32,6 +32,7 @@ class Launch:
         id: Its id, which will be the run's.
         name: The factory's name; empty of one that the application started.
         parameters: What that is given.
+        hub: What its events are read from.
         run: The run; None while it waits for its turn, and while its trainer is made.
         error: Why there won't be one.
         created: When it was asked for, in Unix seconds.
@@ -46,6 +47,7 @@ class Launch:
         self.error = ""
         self.created = time.time()
         self.is_off = False  # called off before it began
+        self.is_made = False  # its trainer is being made
         self.began = anyio.Event()  # or never will
         self.rates: dict[str, float] = {}
         self.rates_step = -1
@@ -68,10 +70,12 @@ class Launch:
 
     @property
     def status(self) -> str:
-        """Where it stands: `queued`, or a run's status."""
+        """Where it stands: `queued`, `starting`, or a run's status."""
         if self.run is not None:
             return self.run.status
-        return "failed" if self.error else "stopped" if self.is_off else "queued"
+        if self.error:
+            return "failed"
+        return "stopped" if self.is_off else "starting" if self.is_made else "queued"
 
 
 @final
@@ -84,9 +88,20 @@ class Launches(Mapping[str, Launch]):
         waiting: How many may wait.
         codec: Encodes events.
         keep: How many that have ended are shown.
+        retain: How many of a run's events are kept in memory.
     """
 
-    def __init__(self, runs: Runs, *, most: int, waiting: int, codec: Codec, keep: int) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        *,
+        most: int,
+        waiting: int,
+        codec: Codec,
+        keep: int,
+        retain: int = 10_000,
+    ) -> None:
+        self._retain = retain
         self._runs = runs
         self._limiter = anyio.CapacityLimiter(most)
         self._waiting = waiting
@@ -112,7 +127,7 @@ class Launches(Mapping[str, Launch]):
         """What its events are read from; made when it is first asked for."""
         if launch.hub is None:
             assert launch.run is not None
-            launch.hub = Hub(launch.run, self._codec)
+            launch.hub = Hub(launch.run, self._codec, retain=self._retain)
             self._runs.spawn(launch.hub.pump)
         return launch.hub
 
@@ -126,6 +141,7 @@ class Launches(Mapping[str, Launch]):
             async with self._limiter:
                 if launch.is_off or not self._runs.is_open:
                     return
+                launch.is_made = True
                 made = await anyio.to_thread.run_sync(factory, launch.parameters)
                 if launch.is_off or not self._runs.is_open:
                     return

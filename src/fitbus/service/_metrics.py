@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["metrics_of"]
 
 _STATUSES = (
-    *("queued", "pending", "running", "paused", "finishing"),
+    *("queued", "starting", "pending", "running", "paused", "finishing"),
     *("completed", "stopped", "cancelled", "failed"),
 )
 

@@ -117,7 +117,7 @@ class Rights:
         if needed == "control":
             self._buckets.check(address)
         found = await self._found(connection)
-        if found == "control" or found == needed:
+        if found in ("control", needed):
             return Guarded(found, address)
         if found == "none":
             raise Refused(

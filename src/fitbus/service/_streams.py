@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EventStream", "Wanted", "to_websocket"]
 
-HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 30.0
 _logger = logging.getLogger("fitbus")
 
@@ -78,7 +77,7 @@ def _number(query: Mapping[str, str], name: str, least: float, *, whole: bool = 
 
 
 async def chunks(
-    launch: Launch, hub: Hub, wanted: Wanted, form: str, codec: Codec
+    launch: Launch, hub: Hub, wanted: Wanted, form: str, codec: Codec, heartbeat_s: float
 ) -> AsyncIterator[bytes]:
     """What a client gets, as it comes; an empty one is a heartbeat."""
     made = _FORMS[form]
@@ -105,7 +104,7 @@ async def chunks(
         place = end
         if hub.ended and hub.end == place:
             return
-        if not await hub.wait(place, HEARTBEAT_S):
+        if not await hub.wait(place, heartbeat_s):
             yield b""
 
 
@@ -140,25 +139,23 @@ class EventStream(StreamingResponse):
         hub: Where they come from.
         wanted: What the client asked for.
         codec: Encodes what the hub doesn't have.
+        heartbeat_s: Seconds after which a comment says that the line is alive.
     """
 
-    def __init__(self, launch: Launch, hub: Hub, wanted: Wanted, codec: Codec) -> None:
+    def __init__(
+        self, launch: Launch, hub: Hub, wanted: Wanted, codec: Codec, heartbeat_s: float
+    ) -> None:
         self._hub = hub
         super().__init__(
-            self._body(launch, hub, wanted, codec),
+            self._body(chunks(launch, hub, wanted, "sse", codec, heartbeat_s)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def _body(
-        self, launch: Launch, hub: Hub, wanted: Wanted, codec: Codec
-    ) -> AsyncIterator[bytes]:
-        yield b"retry: 2000\n\n"
-        async for chunk in chunks(launch, hub, wanted, "sse", codec):
-            if chunk or not wanted.types:
-                yield chunk or b":\n\n"
-            else:
-                yield b":\n\n"
+    async def _body(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield b"retry: 2000\n"  # of the first event
+        async for chunk in chunks:
+            yield chunk or b":\n"
         yield b"event: end\ndata: {}\n\n"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,13 +175,18 @@ class EventStream(StreamingResponse):
 
 
 async def to_websocket(
-    socket: WebSocket, launch: Launch, hub: Hub, wanted: Wanted, codec: Codec
+    socket: WebSocket,
+    launch: Launch,
+    hub: Hub,
+    wanted: Wanted,
+    codec: Codec,
+    heartbeat_s: float,
 ) -> None:
     """The same over an open WebSocket: messages of one event or several, one JSON a line."""
     hub.clients += 1
 
     async def send() -> None:
-        async for chunk in chunks(launch, hub, wanted, "lines", codec):
+        async for chunk in chunks(launch, hub, wanted, "lines", codec, heartbeat_s):
             with anyio.fail_after(SEND_TIMEOUT_S):
                 await socket.send_text(chunk.decode())
         await socket.close(1000, "the run has ended")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack, final
 
@@ -122,7 +122,7 @@ class Runs(Mapping[str, Run[History]]):
         """Whether its block is entered, and isn't being left."""
         return self._tasks is not None
 
-    def spawn(self, function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Runs an async function beside the runs, until it ends or the block is left.
 
         Raises:
