@@ -56,15 +56,16 @@ class Launch:
     async def read_rates(self) -> None:
         """Reads the hyperparameters at a boundary, unless they were read a moment ago."""
         now = time.monotonic()
-        if self.run is None or now < self._read_at + _RATES_S:
+        run = self.run
+        if run is None or run.driver.life.final or now < self._read_at + _RATES_S:
             return
         self._read_at = math.inf  # one reading at a time
         try:
-            step = self.run.statistics().step
-            self.rates = await self.run.hyperparameters()
+            step = run.statistics().step
+            self.rates = await run.hyperparameters()
             self.rates_step = step
-        except FitbusError:
-            pass  # the run ended in another way
+        except Exception:  # what a broken run does isn't the service's end
+            _logger.debug("the hyperparameters of %r can't be read", self.id, exc_info=True)
         finally:
             self._read_at = time.monotonic()
 
