@@ -101,7 +101,7 @@ def test_a_run_is_started_watched_steered_and_stopped(browser: Browser, url: str
             arg=points,
         )
 
-        page.get_by_label("Learning rate").fill("5e-2")
+        page.get_by_role("textbox", name="Learning rate").fill("5e-2")
         page.get_by_role("button", name="Set").click()
         expect(newest(page)).to_have_text(re.compile(r"SetLearningRate 0\.05 applied at step \d"))
         expect(page.locator("dd").nth(3)).to_have_text("0.05")
@@ -176,6 +176,7 @@ def test_a_service_that_was_restarted_is_found_again(browser: Browser) -> None:
         expect(page.locator(".problem")).to_contain_text("it was restarted")
         assert epochs(page), "what it had is still there"
         start(f"http://127.0.0.1:{wire.target}", "paced", epochs=3)
+        expect(page.locator("#runs [aria-current]")).to_have_count(0)
         page.get_by_role("link", name="paced").click()
         expect(status(page)).to_have_text("completed")
         expect(link(page)).to_have_text("ended")
@@ -226,7 +227,7 @@ def test_it_can_be_used_without_seeing_or_pointing(browser: Browser, url: str, s
         page.get_by_role("button", name="Resume").focus()
         page.keyboard.press("Space")
         expect(status(page)).to_have_text("running")
-        page.get_by_label("Learning rate").fill("0.02")
+        page.get_by_role("textbox", name="Learning rate").fill("0.02")
         page.keyboard.press("Enter")
         expect(newest(page)).to_contain_text("applied at step")
         page.get_by_label("Log scale").check()

@@ -66,6 +66,7 @@ export async function ask(path, { method = "GET", body, quiet = method === "GET"
 
 /** Asks for a token where it is known that one is needed to steer; tells whether it may be tried. */
 export async function maySteer() {
+  if (known === null) await session();
   return !known?.tokens || known.access === "control" || Boolean(await signIn());
 }
 

@@ -31,7 +31,7 @@ export class Controls {
       event.preventDefault();
       this.send({ type: "SetLearningRate", value: Number(this.rate.value) });
     });
-    this.acks = make("ol", { class: "acks", "aria-label": "Sent controls", role: "log" });
+    this.acks = make("ol", { class: "acks" });
     this.root = make(
       "section",
       { class: "controls", "aria-label": "Steering" },
@@ -39,7 +39,7 @@ export class Controls {
         "div", { class: "toolbar" },
         this.pause, this.resume, this.evaluate, this.save, this.stop, form,
       ),
-      this.acks,
+      make("div", { class: "sent", role: "log", tabindex: 0, "aria-label": "What was sent" }, this.acks),
     );
   }
 

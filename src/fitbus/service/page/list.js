@@ -69,9 +69,9 @@ export class RunList {
   }
 
   async startOne() {
-    if (!(await maySteer())) return;
     let forms;
     try {
+      if (!(await maySteer())) return;
       forms = await factoriesOf();
     } catch (refusal) {
       this.stands(refusal.message);

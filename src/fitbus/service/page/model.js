@@ -153,6 +153,7 @@ export class Model {
   goBack(step) {
     this.from = null;
     this.pace = [];
+    this.rate.cut(step);
     this.marks = this.marks.filter((mark) => mark.step <= step);
     this.epochs = this.epochs.filter((each) => each.step <= step);
   }

@@ -3,10 +3,11 @@
 import { ask } from "./api.js";
 import { Charts } from "./charts.js";
 import { Controls } from "./controls.js";
-import { clock, duration, make, number, say } from "./dom.js";
+import { duration, make, number, say } from "./dom.js";
 import { Model } from "./model.js";
 import { Stream } from "./stream.js";
-import { isOfBatch, words } from "./words.js";
+import { eventRow, fill, share } from "./tables.js";
+import { isOfBatch } from "./words.js";
 
 const POLL_MS = 2000;
 const SOON_MS = 500;
@@ -166,7 +167,7 @@ export class RunView {
     const { shown } = this;
     const begun = !["queued", "starting"].includes(shown.status) && shown.step !== undefined;
     if (!begun) {
-      this.stands("connecting");
+      this.stands(FINAL.includes(shown.status) ? "ended" : "connecting");
       return;
     }
     if (!this.stream) {
@@ -309,40 +310,4 @@ export class RunView {
     this.charts.remove();
     this.place.replaceChildren();
   }
-}
-
-function share(part, seconds) {
-  if (part === undefined) return "–";
-  return `${(part * 100).toFixed(part < 0.1 ? 1 : 0)} % · ${duration(seconds)}`;
-}
-
-function eventRow(event) {
-  const row = make(
-    "li",
-    { "data-type": event.type, "data-seq": event.seq },
-    make("time", {}, event.time === undefined ? "" : clock(event.time)),
-    make("span", { class: "step" }, event.type === "Lagged" ? "" : number(event.step)),
-    make("strong", {}, event.type),
-    make("span", { class: "words" }, words(event)),
-  );
-  row.event = event;
-  return row;
-}
-
-/** Fills a table's body, changing only the texts that differ. */
-function fill(body, items, cells) {
-  while (body.rows.length > items.length) body.lastElementChild.remove();
-  items.forEach((item, at) => {
-    const texts = cells(item);
-    const row = body.rows[at] ?? body.insertRow();
-    while (row.cells.length > texts.length) row.lastElementChild.remove();
-    texts.forEach((text, column) => {
-      let cell = row.cells[column];
-      if (!cell) {
-        cell = column ? make("td") : make("th", { scope: "row" });
-        row.append(cell);
-      }
-      say(cell, text);
-    });
-  });
 }

@@ -7,26 +7,37 @@ export class Series {
     this.steps = [];
     this.values = [];
     this.last = null; // as it came: "NaN" is told, though not drawn
+    this.stride = 1; // each so many-th value is kept for good, and the latest until the next comes
+    this.loose = 0; // how many came since the last one that is kept
   }
 
   /** Takes a value in. A step that comes again, after going back, replaces what came from it. */
   add(step, value) {
     this.last = value;
-    const { steps, values } = this;
-    while (steps.length && steps[steps.length - 1] >= step) {
-      steps.pop();
-      values.pop();
-    }
-    steps.push(step);
-    values.push(typeof value === "number" && Number.isFinite(value) ? value : null);
-    if (steps.length > MOST) this.thin();
+    if (this.loose) this.pop();
+    this.cut(step - 1);
+    this.steps.push(step);
+    this.values.push(typeof value === "number" && Number.isFinite(value) ? value : null);
+    this.loose = (this.loose + 1) % this.stride;
+    if (this.steps.length > MOST) this.thin();
   }
 
-  /** Forgets every second one of the older half, so that what is new is drawn best. */
+  /** Forgets what comes after a step. */
+  cut(step) {
+    while (this.steps.length && this.steps[this.steps.length - 1] > step) this.pop();
+  }
+
+  pop() {
+    this.steps.pop();
+    this.values.pop();
+  }
+
+  /** Forgets every second value, and keeps half as many of those that come. */
   thin() {
-    const keep = (_, index) => index >= MOST / 2 || index % 2 === 0;
-    this.steps = this.steps.filter(keep);
-    this.values = this.values.filter(keep);
+    const even = (_, index) => index % 2 === 0;
+    this.steps = this.steps.filter(even);
+    this.values = this.values.filter(even);
+    this.stride *= 2;
   }
 }
 

@@ -27,7 +27,10 @@ export class Stream {
     this.online = () => this.open();
     document.addEventListener("visibilitychange", this.seen);
     window.addEventListener("online", this.online);
-    window.addEventListener("pageshow", this.online);
+    this.shown = (event) => {
+      if (event.persisted) this.open(); // the browser kept the page, and went back to it
+    };
+    window.addEventListener("pageshow", this.shown);
     this.open();
   }
 
@@ -70,7 +73,7 @@ export class Stream {
     clearTimeout(this.timers.hidden);
     document.removeEventListener("visibilitychange", this.seen);
     window.removeEventListener("online", this.online);
-    window.removeEventListener("pageshow", this.online);
+    window.removeEventListener("pageshow", this.shown);
   }
 
   /** For how long nothing came. */
