@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
@@ -46,13 +47,12 @@ def opened(browser: Browser, url: str, *expected: str, **options: Any) -> Iterat
     page.on("console", console)
     page.on("pageerror", lambda error: said.append(f"thrown: {error}"))
     hosts: set[str] = set()
-    page.on("request", lambda request: hosts.add("/".join(request.url.split("/")[:3])))
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     try:
         page.goto(url)
         yield page
         assert [each for each in said if not each.startswith(expected or ("\0",))] == []
-        own = "/".join(url.split("/")[:3])
-        assert {host for host in hosts if not host.startswith("data:")} == {own}, "other hosts"
+        assert hosts - {""} == {urlsplit(url).netloc}, "nothing is asked of other hosts"
     finally:
         context.close()
 

@@ -12,7 +12,7 @@ function colour(name) {
 const KINDS = {
   batch: { label: "batch", colour: "--curve-batch", width: 1 },
   train: { label: "epoch", colour: "--curve-train", width: 2 },
-  val: { label: "validation", colour: "--curve-val", width: 2 },
+  val: { label: "val", colour: "--curve-val", width: 2 },
   level: { label: "", colour: "--curve-train", width: 2 },
 };
 
