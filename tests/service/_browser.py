@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ __all__ = ["BUILD", "browsing", "opened", "violations"]
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "page"
-LIMIT_MS = 30_000
+LIMIT_MS = int(os.environ.get("FITBUS_LIMIT_MS", "30000"))
 
 
 @contextmanager
-def browsing() -> Iterator[Browser]:
+def browsing() -> Generator[Browser, None, None]:
     """Debian's Chromium."""
     path = os.environ.get("FITBUS_CHROMIUM") or shutil.which("chromium")
     assert path, "install Chromium (`apt-get install chromium`), or say where FITBUS_CHROMIUM is"
@@ -33,7 +33,9 @@ def browsing() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, url: str, *expected: str, **options: Any) -> Iterator[Page]:
+def opened(
+    browser: Browser, url: str, *expected: str, **options: Any
+) -> Generator[Page, None, None]:
     """A page, of whose console nothing is heard but what is expected, in words that begin it."""
     said: list[str] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from typing import Annotated, Any, final
 
 import anyio
@@ -63,7 +63,7 @@ def mounted(app: Starlette, path: str = "/training") -> Starlette:
     """An application that has the service under a path."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
         async with app.router.lifespan_context(app):
             yield
 
@@ -71,7 +71,7 @@ def mounted(app: Starlette, path: str = "/training") -> Starlette:
 
 
 @contextlib.contextmanager
-def serving(app: Starlette) -> Iterator[int]:
+def serving(app: Starlette) -> Generator[int, None, None]:
     """Serves an application on a free loopback port, which is given."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1)

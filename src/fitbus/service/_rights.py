@@ -133,10 +133,10 @@ class Rights:
             access = found if isinstance(found, str) else await found
             return access if access in ("read", "control") else "none"
         token, is_cookie = _token_of(connection)
-        access: Access = "none" if token is None else self.access_of(token)
-        if access == "none" and self._read is None and (token is None or is_cookie):
+        allowed: Access = "none" if token is None else self.access_of(token)
+        if allowed == "none" and self._read is None and (token is None or is_cookie):
             return "read"  # a cookie may be left from before, and says nothing against anybody
-        return access
+        return allowed
 
     @property
     def by_tokens(self) -> bool:
