@@ -46,6 +46,7 @@ def opened(
     context = browser.new_context(**options)
     context.set_default_timeout(LIMIT_MS)
     page = context.new_page()
+    page.clock.install()  # it goes as it always does, unless a test has it jump
     page.on("console", console)
     page.on("pageerror", lambda error: said.append(f"thrown: {error}"))
     hosts: set[str] = set()

@@ -97,6 +97,7 @@ class Wire:
         self.target = target
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._dead: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._threads: list[threading.Thread] = []
@@ -109,6 +110,11 @@ class Wire:
             cut, self._open = self._open, set()
         for each in cut:
             self._break(each)
+
+    def deaden(self) -> None:
+        """Lets nothing through the connections that are open, and tells neither end."""
+        with self._lock:
+            self._dead |= self._open
 
     def mend(self) -> None:
         """Takes new ones."""
@@ -143,9 +149,11 @@ class Wire:
     def _carry(self, source: socket.socket, to: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                to.sendall(data)
+                if to not in self._dead:
+                    to.sendall(data)
         with self._lock:
-            self._open -= {source, to}
+            self._open.discard(source)
+            self._dead.discard(source)
         self._break(to)
         source.close()
 

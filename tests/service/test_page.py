@@ -59,6 +59,12 @@ def sign_in(page: Page, token: str = CONTROL) -> None:
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
+def open_gates() -> None:
+    for gate in GATES.values():
+        gate.open()
+    GATES.clear()
+
+
 def link(page: Page) -> Locator:
     return page.locator("#link")
 
@@ -157,8 +163,29 @@ def test_a_lost_connection_leaves_no_gap_and_no_double(browser: Browser) -> None
                 told = [int(row.get_attribute("data-seq") or -1) for row in rows]
                 assert len(told) == len(set(told)) == 30
         finally:
+            open_gates()
             wire.close()
-            GATES.clear()
+
+
+def test_a_laptop_that_slept_goes_on_where_it_was(browser: Browser) -> None:
+    """Though nobody told it that its connection is dead."""
+    GATES.update({10: Gate(), 20: Gate()})
+    with serving(made()) as port:
+        wire = Wire(port)
+        try:
+            id = start(f"http://127.0.0.1:{port}", "gated", epochs=30)
+            with opened(browser, f"http://127.0.0.1:{wire.port}#run={id}", BROKEN) as page:
+                wait_for_epoch(page, 9)
+                wire.deaden()
+                GATES[10].open()
+                GATES[20].wait_arrived_sync()
+                assert epochs(page) == list(reversed(range(10)))
+                page.clock.fast_forward("01:00:00")
+                wait_for_epoch(page, 19)
+                assert epochs(page) == list(reversed(range(20)))
+        finally:
+            open_gates()
+            wire.close()
 
 
 def test_a_service_that_was_restarted_is_found_again(browser: Browser) -> None:
