@@ -36,6 +36,7 @@ SCRIPTS = {
     "loop_lag": True,
     "scale": False,
     "memory": False,
+    "durability": False,
     "peers": False,
     "facts": False,
 }
@@ -82,6 +83,9 @@ ASKED = [
     Asked("`import fitbus`", "facts", r"import"),
     Asked("modules of JAX that `import fitbus` loads", "facts", r"modules"),
     Asked("memory after many batches, a stuck subscriber", "memory", r".*"),
+    Asked("a backup each 1,000 steps ÷ none", "durability", r"backup / "),
+    Asked("the journal ÷ none", "durability", r"journal"),
+    Asked("training held by a backup ÷ by a copy to the host", "durability", r"held"),
 ]
 
 # The short table: rows of overhead.py, in words.

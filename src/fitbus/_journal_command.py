@@ -6,8 +6,10 @@ import argparse
 import csv
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
 
 import msgspec
 
@@ -24,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs it; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        events = (e for e in read(options.path, run=options.run) if _is_wanted(e, options))
+        events = _wanted(options)
         if options.jsonl:
             codec = Codec()
             for event in events:
                 sys.stdout.write(f"{codec.to_json(event).decode()}\n")
         elif options.csv:
-            _write_csv(events)
+            _write_csv(lambda: (e for e in _wanted(options) if isinstance(_logs(e), dict)))
         else:
             for event in events:
                 sys.stdout.write(f"{_line(event)}\n")
@@ -67,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _wanted(options: argparse.Namespace) -> Iterator[Event]:
+    return (e for e in read(options.path, run=options.run) if _is_wanted(e, options))
+
+
 def _is_wanted(event: Event, options: argparse.Namespace) -> bool:
     if options.controls and not isinstance(event, ControlApplied | ControlRejected):
         return False
@@ -99,13 +105,24 @@ def _shown(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
-def _write_csv(events: Iterator[Event]) -> None:
-    """A row for each event with logs; a column for each name of them, of the whole journal."""
-    rows = [event for event in events if isinstance(getattr(event, "logs", None), dict)]
-    names = sorted({name for event in rows for name in getattr(event, "logs", {})})
+def _write_csv(rows: Callable[[], Iterator[Event]]) -> None:
+    """A row for each event with logs; a column for each name of them, of the whole journal.
+
+    The journal is read twice, which takes memory for one row. One that is being written has grown
+    meanwhile; that is left out, as there may be no columns for it.
+    """
+    count = 0
+    names: set[str] = set()
+    for event in rows():
+        count += 1
+        names.update(_logs(event))
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["type", *_ENVELOPE, *names])
-    for event in rows:
-        logs: dict[str, float] = getattr(event, "logs", {})
+    table.writerow(["type", *_ENVELOPE, *sorted(names)])
+    for event in islice(rows(), count):
+        logs = _logs(event)
         envelope = [getattr(event, name) for name in _ENVELOPE]
-        table.writerow([_name(event), *envelope, *(logs.get(name, "") for name in names)])
+        table.writerow([_name(event), *envelope, *(logs.get(name, "") for name in sorted(names))])
+
+
+def _logs(event: Event) -> Any:
+    return getattr(event, "logs", None)

@@ -1,4 +1,4 @@
-"""Validation data that come once are gone on with where they were."""
+"""Validation data that come once, and can say where they are, are gone on with there."""
 
 from __future__ import annotations
 
@@ -19,20 +19,41 @@ pytestmark = pytest.mark.anyio
 ALL = [(X[start : start + 4], Y[start : start + 4]) for start in range(0, 40, 4)]
 
 
-def iterator() -> Iterator[Any]:
-    return iter(ALL)
+class Once(Iterator[Any]):
+    """Comes once."""
+
+    def __init__(self) -> None:
+        self.index = 0
+
+    def __next__(self) -> Any:
+        if self.index == len(ALL):
+            raise StopIteration
+        self.index += 1
+        return ALL[self.index - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"index": self.index}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.index = state["index"]
 
 
 class Asynchronous(AsyncIterator[Any]):
-    """The same for `async for`."""
+    """The same for `async for`, and with Grain's methods."""
 
     def __init__(self) -> None:
-        self._items = iterator()
+        self._items = Once()
 
     async def __anext__(self) -> Any:
         for item in self._items:
             return item
         raise StopAsyncIteration
+
+    def get_state(self) -> bytes:
+        return str(self._items.index).encode()
+
+    def set_state(self, state: bytes) -> None:
+        self._items.index = int(state)
 
 
 async def fit(validation: Any, *callbacks: Any, **options: Any) -> fitbus.History:
@@ -43,7 +64,7 @@ async def fit(validation: Any, *callbacks: Any, **options: Any) -> fitbus.Histor
 
 
 @pytest.mark.parametrize(("save_freq", "after"), [("epoch", 11), (1, 8), (4, 9), (5, 11)])
-@pytest.mark.parametrize("make", [iterator, Asynchronous])
+@pytest.mark.parametrize("make", [Once, Asynchronous])
 async def test_each_validation_has_the_batches_of_an_undisturbed_training(
     tmp_path: Path, make: Callable[[], Any], save_freq: Any, after: int
 ) -> None:
@@ -56,19 +77,19 @@ async def test_each_validation_has_the_batches_of_an_undisturbed_training(
 
 
 async def test_what_is_not_validated_at_each_epoch_is_counted_too(tmp_path: Path) -> None:
-    expected = await fit(iterator(), validation_freq=2)
+    expected = await fit(Once(), validation_freq=2)
     with pytest.raises(Interrupted):
-        await fit(iterator(), BackupAndRestore(tmp_path), fail_after(16), validation_freq=2)
-    found = await fit(iterator(), BackupAndRestore(tmp_path), validation_freq=2)
+        await fit(Once(), BackupAndRestore(tmp_path), fail_after(16), validation_freq=2)
+    found = await fit(Once(), BackupAndRestore(tmp_path), validation_freq=2)
     assert found.history == expected.history
 
 
-async def test_data_that_end_before_are_refused(tmp_path: Path) -> None:
+async def test_data_that_come_once_and_cannot_say_where_they_are_are_refused(
+    tmp_path: Path,
+) -> None:
     """Before a step is made."""
-    with pytest.raises(Interrupted):
-        await fit(iterator(), BackupAndRestore(tmp_path), fail_after(11))
-    with pytest.raises(DataError, match=r"validation_data.* within the 4 batches"):
-        await fit(iter(ALL[:3]), BackupAndRestore(tmp_path))
+    with pytest.raises(DataError, match=r"validation_data: .* comes once"):
+        await fit(iter(ALL), BackupAndRestore(tmp_path), fail_after(1))
 
 
 async def test_data_that_begin_anew_each_time_are_left_alone(tmp_path: Path) -> None:
@@ -76,5 +97,5 @@ async def test_data_that_begin_anew_each_time_are_left_alone(tmp_path: Path) -> 
     expected = await fit(ALL)
     with pytest.raises(Interrupted):
         await fit(ALL, BackupAndRestore(tmp_path), fail_after(11))
-    found = await fit(iterator, BackupAndRestore(tmp_path))
+    found = await fit(lambda: iter(ALL), BackupAndRestore(tmp_path))
     assert found.history == expected.history

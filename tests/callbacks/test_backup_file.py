@@ -152,3 +152,22 @@ def test_nan_comes_back() -> None:
 def test_what_is_neither_plain_nor_an_array_is_refused_naming_the_place(value: Any) -> None:
     with pytest.raises(FitbusError, match=r"can't hold .*, at \['best'\]\[0\]"):
         plain({"best": [value]})
+
+
+@pytest.mark.parametrize("value", [{2**70: 1}, "\ud800", np.zeros(2, "V8")])
+def test_what_could_not_be_read_back_is_refused(value: Any) -> None:
+    with pytest.raises(FitbusError, match="can't hold"):
+        plain([value])
+
+
+def test_values_nested_without_end_are_refused() -> None:
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(FitbusError, match="can't hold"):
+        plain(value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, bytes(8), b"".join(plain([1]))[:-1]])
+def test_what_is_no_backups_content_is_named(content: bytes) -> None:
+    with pytest.raises(FitbusError, match="isn't a backup's content"):
+        unpacked(content)

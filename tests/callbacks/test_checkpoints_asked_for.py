@@ -249,16 +249,6 @@ async def test_what_cannot_be_done_is_rejected_and_says_what_to_do(
     assert "can't be read: its checksum is wrong" in rejected[-1]
     assert is_there(path)
 
-    other = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
-    batches = iter([(PROBLEM.x, PROBLEM.y)] * 5)
-    backup, held = BackupAndRestore(tmp_path / "once"), Held()
-    async with other.run(batches, callbacks=[backup, held.handler]) as run:
-        await run.send(SaveCheckpoint())
-        await ask(run, RestoreCheckpoint())
-        held.free.set()
-        await run.wait()
-    assert "gone through only once" in rejected[-1]
-
 
 async def test_after_going_back_a_new_backup_counts(make: Callable[[str], Trained]) -> None:
     """Else a process that dies then would go on from a time that was given up."""

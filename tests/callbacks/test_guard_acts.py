@@ -217,6 +217,45 @@ async def test_a_training_that_goes_on_keeps_its_means(tmp_path: Any) -> None:
     trainer.keeper.take_back(begin)
 
 
+class Crash(fitbus.Callback):
+    """Ends a training at a boundary, behind a backup, as a crash would."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def attach(self, run: fitbus.Run[Any]) -> None:
+        super().attach(run)
+        run.preparation.boundaries.append(self._at_boundary)
+
+    def _at_boundary(self, engine: Any) -> None:
+        if engine.batch == self.batch:
+            raise OSError("a crash")
+
+
+@pytest.mark.parametrize("listens", [True, None])
+@pytest.mark.parametrize("nonfinite", ["stop", "rollback"])
+async def test_no_backup_lies_between_a_trip_and_what_it_leads_to(
+    tmp_path: Any, nonfinite: Any, listens: bool | None
+) -> None:
+    """A training that goes on from there does what one does that never crashed."""
+    begin, x = TRAINER.state, with_nan(4)
+
+    def callbacks() -> tuple[Any, ...]:
+        return (BackupAndRestore(tmp_path / "backup", 1), Guard(nonfinite, snapshot_every=2))
+
+    options: dict[str, Any] = {"listens": listens, "epochs": 1}
+    whole = await guarded_fit(TRAINER, None, x, PROBLEM.y, callbacks=callbacks(), **options)
+    with pytest.raises(OSError, match="a crash"):
+        await guarded_fit(
+            TRAINER, None, x, PROBLEM.y, callbacks=(*callbacks(), Crash(5)), **options
+        )
+    TRAINER.keeper.take_back(begin)
+    found = await guarded_fit(TRAINER, None, x, PROBLEM.y, callbacks=callbacks(), **options)
+    assert bits(found.state) == bits(whole.state)
+    assert (found.end.reason, found.end.detail) == (whole.end.reason, whole.end.detail)
+    assert found.history == whole.history
+
+
 async def test_under_transfer_guards() -> None:
     """All that it moves it moves on purpose."""
     with jax.transfer_guard("disallow"):

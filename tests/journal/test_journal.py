@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fitbus
+from fitbus._journal_command import main
 from fitbus.callbacks import BackupAndRestore, Journal
 from fitbus.errors import JournalError
 from fitbus.journal import JournalWriter, read
@@ -195,3 +197,27 @@ def test_the_command_lists_filters_and_exports(tmp_path: Path) -> None:
     assert len(table) == 4
     missing = command(tmp_path / "none")
     assert (missing.returncode, len(missing.stderr.splitlines())) == (2, 1)
+
+
+def test_a_table_takes_memory_for_one_row(tmp_path: Path) -> None:
+    """Its columns are the names of all rows, the last one's too."""
+    path, count = tmp_path / "journal", 5000
+    last = fitbus.EpochEnd(run="r", seq=count, logs={"late": 0.5})
+    writer = JournalWriter(path)
+    writer.write(e for i in range(0, count, 100) for e in some(100, first=i))
+    writer.write([last])
+    table = tmp_path / "table.csv"
+    main([str(path), "--csv", "--to-step", "0"])  # what is made once
+    with table.open("w") as file, contextlib.redirect_stdout(file):
+        tracemalloc.start()
+        try:
+            assert main([str(path), "--csv"]) == 0
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    lines = table.read_text().splitlines()
+    assert lines[0] == "type,run,seq,time,step,epoch,late,loss"
+    assert lines[1] == "EpochEnd,r,0,0.0,0,0,,1.0"
+    assert lines[-1] == f"EpochEnd,r,{count},0.0,0,0,0.5,"
+    assert len(lines) == count + 2
+    assert peak < 500_000  # all rows would be megabytes

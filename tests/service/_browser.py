@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 __all__ = ["BUILD", "browsing", "opened", "violations"]
@@ -23,7 +24,8 @@ LIMIT_MS = int(os.environ.get("FITBUS_LIMIT_MS", "30000"))
 def browsing() -> Generator[Browser, None, None]:
     """Debian's Chromium."""
     path = os.environ.get("FITBUS_CHROMIUM") or shutil.which("chromium")
-    assert path, "install Chromium (`apt-get install chromium`), or say where FITBUS_CHROMIUM is"
+    if not path:  # Python alone doesn't bring one; CI does, and fails at what is skipped
+        pytest.skip("install Chromium (`apt-get install chromium`), or set FITBUS_CHROMIUM")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
         try:
@@ -64,7 +66,8 @@ def violations(page: Page) -> list[str]:
     """What axe-core finds wrong with a page, for those who can't see or can't point."""
     place = ROOT / "build" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
     source = Path(os.environ.get("FITBUS_AXE") or place)
-    assert source.is_file(), "run `npm install --prefix build/npm axe-core`, or set FITBUS_AXE"
+    if not source.is_file():
+        pytest.skip("run `npm install --prefix build/npm axe-core`, or set FITBUS_AXE")
     page.evaluate(source.read_text("utf-8"))
     found: Any = page.evaluate("axe.run()")
     assert found["passes"], "it looked at nothing"

@@ -344,7 +344,7 @@ async def test_a_snapshot_is_a_copy_of_a_boundary(trainer: fitbus.Trainer) -> No
         await run.wait_for(BatchEnd)
         first = await run.snapshot()
         kept = jax.tree.map(np.copy, first)
-        await run.wait_for(EpochEnd)
+        await run.wait_for(BatchEnd, where=lambda event: event.step > int(first.step))
         second = await run.snapshot()
         await run.send(StopTraining())
     assert int(second.step) > int(first.step)

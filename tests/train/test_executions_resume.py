@@ -105,6 +105,25 @@ def pieces() -> list[Any]:
     return [(X[start:end], Y[start:end]) for start, end in zip(starts, ends, strict=False)]
 
 
+class Once(Iterator[Any]):
+    """The pieces, once; it can say where it is."""
+
+    def __init__(self) -> None:
+        self.index = 0
+
+    def __next__(self) -> Any:
+        if self.index == len(pieces()):
+            raise StopIteration
+        self.index += 1
+        return pieces()[self.index - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"index": self.index}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.index = state["index"]
+
+
 @pytest.mark.parametrize("as_iterator", [False, True], ids=["list", "iterator"])
 def test_a_batch_that_waits_for_the_next_execution_isnt_skipped(
     tmp_path: Path, as_iterator: bool
@@ -113,7 +132,7 @@ def test_a_batch_that_waits_for_the_next_execution_isnt_skipped(
     fits = Fits(Unfilled(), PROBLEM.params)
 
     def data() -> Any:
-        return iter(pieces()) if as_iterator else pieces()
+        return Once() if as_iterator else pieces()
 
     plain = fits.told(lambda: (data(),), SIZE).state
     backup = BackupAndRestore(tmp_path, 2)

@@ -174,6 +174,12 @@ def test_data_that_end_before_the_place_are_refused(data: Any, steps: int | None
         given.go_to(1, 2, place=(0, 26))
 
 
+def test_data_that_come_once_and_end_before_the_place_are_refused() -> None:
+    """As validation data may, whose place counts from pass to pass."""
+    with pytest.raises(DataError, match=r"x: it ended within the 26 batches"):
+        feed(iterator, 3).pass_over(26)
+
+
 def test_a_source_that_gives_nothing_is_asked_once() -> None:
     """An empty factory isn't taken for one whose pass has ended."""
     asked: list[int] = []

@@ -70,6 +70,11 @@ class Hosting:
         """Whether a handler has a task. Any thread."""
         return subscription in self._host_of
 
+    def is_left(self, subscription: Subscription[Any]) -> bool:
+        """Whether the host of a handler is being left. Any thread."""
+        host = self._host_of.get(subscription)
+        return host is None or host.leaving
+
     def adopt_soon(self) -> None:
         """Starts the tasks that handlers lack; from any thread."""
         loop = self._bus.wakeup.loop

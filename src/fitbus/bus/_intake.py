@@ -16,6 +16,7 @@ from fitbus.events import Event, Lagged
 if TYPE_CHECKING:
     from fitbus.bus._bus import Bus
     from fitbus.bus._options import Options
+    from fitbus.bus._staying import Stay
 
 __all__ = ["Intake"]
 
@@ -61,6 +62,7 @@ class Intake:
         self._armed = False  # in the ready list, or its worker is at it
         self._changed: anyio.Event | None = None  # of a stream, for which several may wait
         self.alarm: Alarm | None = None  # of its worker, while there is one
+        self.stay: Stay | None = None  # of its worker's thread, while it is in one
         self.filter = Filter(options)
         self.mailbox = Mailbox(
             name, options.buffer_size, options.overflow, wants_lagged=wants_lagged
@@ -158,6 +160,14 @@ class Intake:
             self._runs.ring()
         return event
 
+    def rests(self) -> bool:
+        """Whether nothing waits, no marker either: from then on its worker will be woken."""
+        with self._lock:
+            if self.mailbox:
+                return False
+            self._armed = False
+            return True
+
     def count_missed(self, calls: int = 1) -> None:
         """Counts events that a waiting handler should have been called for, and wasn't."""
         with self._lock:
@@ -175,7 +185,9 @@ class Intake:
 
     def notify(self) -> None:
         """Wakes its worker or consumer; in the loop."""
-        if self.alarm is not None:
+        if self.stay is not None:
+            self.stay.wake()
+        elif self.alarm is not None:
             self.alarm.ring()
         elif self._changed is not None:
             self._changed.set()

@@ -14,6 +14,7 @@ from fitbus._loops import Alarm, run_in_daemon_thread
 from fitbus.bus._calls import Call, Mark, Passed, Turn
 from fitbus.bus._mailbox import Item
 from fitbus.bus._policy import answered
+from fitbus.bus._staying import Stay
 from fitbus.control import Control
 from fitbus.errors import FitbusError, HandlerTimeoutError, InvalidHandlerError
 from fitbus.events import Event, Lagged
@@ -182,10 +183,17 @@ async def _handle(subscription: Subscription[Any], bus: Bus, event: Event) -> No
     hook = subscription.hook_for(type(event))
     assert hook is not None
     if not hook.is_async:
-        await run_in_daemon_thread(
-            lambda: _handle_in_thread(subscription, bus, hook, event),
-            f"fitbus handler {subscription.name}",
-        )
+        began = time.perf_counter()
+        stay = subscription.stay = Stay(subscription, bus)
+        try:
+            await run_in_daemon_thread(
+                lambda: _handle_in_thread(subscription, bus, hook, event, stay),
+                f"fitbus handler {subscription.name}",
+            )
+        finally:
+            subscription.stay = None
+            stay.leave()
+            subscription.seconds -= time.perf_counter() - began  # it has counted its own
         return
     options = subscription.options
     argument: Any = _batch(subscription, event) if options.batched else event
@@ -222,12 +230,15 @@ def _cancelled(subscription: Subscription[Any]) -> FitbusError:
     return FitbusError(f"handler {subscription.name} was cancelled while it ran")
 
 
-def _handle_in_thread(subscription: Subscription[Any], bus: Bus, hook: Hook, first: Event) -> None:
-    """Calls a `def` handler in a worker thread, as long as events are there."""
+def _handle_in_thread(
+    subscription: Subscription[Any], bus: Bus, hook: Hook, first: Event, stay: Stay
+) -> None:
+    """Calls a `def` handler in a thread, which stays for what comes next."""
     batched = subscription.options.batched
     event: Event | None = first
     while event is not None:
         argument: Any = _batch(subscription, event) if batched else event
+        stay.begin()
         try:
             result = hook.function(argument)
             if result is not None:
@@ -235,8 +246,9 @@ def _handle_in_thread(subscription: Subscription[Any], bus: Bus, hook: Hook, fir
         except BaseException as error:  # noqa: BLE001  # the policy decides; it isn't lost
             answered(bus.publisher_of(event), subscription, event, (), error)
         finally:
+            stay.end()
             subscription.delivered += _count(argument) if batched else type(event) is not Lagged
-        event = None if subscription.ended else subscription.take_event()
+        event = stay.next()
 
 
 def _batch(subscription: Subscription[Any], first: Event) -> list[Event]:

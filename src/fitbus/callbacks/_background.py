@@ -73,6 +73,8 @@ class Background:
         deadline = time.monotonic() + limit
         yield 0.0
         while not self.given_up and (left := deadline - time.monotonic()) > 0:
+            if self.run is not None:
+                self.run.driver.waited += 1  # it isn't stuck
             yield min(_TICK_S, left)
 
     def submit(self, work: Work) -> None:

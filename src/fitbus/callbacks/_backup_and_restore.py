@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
 from fitbus.callbacks._arguments import check_flag, is_whole, path_of
 from fitbus.callbacks._background import Background
-from fitbus.callbacks._backup_and_restore_content import restored
+from fitbus.callbacks._backup_and_restore_content import newest_whole, restored
 from fitbus.callbacks._backup_file import BackupFiles, Damaged
 from fitbus.callbacks._callback import Callback, Logs
 from fitbus.errors import FitbusError, InvalidArgumentError
@@ -32,15 +32,29 @@ class BackupAndRestore(Callback):
 
     A backup holds the whole state (parameters, optimizer, random key, step), the place in the epoch
     and in the data (order of shuffled arrays included), the running means, the history, what the
-    callbacks remember (`state_dict`), and controls that wait (but no stop and no pause). It is taken at a step boundary, when all waiting handlers
-    have seen what came before, wherever in `callbacks=[...]` it stands. A training that goes on
-    ends with the same parameters, bit for bit, as one that was never interrupted: with the same
-    program, data and devices, and kernels that are deterministic. Give `fit` the same arguments
-    again; `epochs` may be larger. If it goes on within an epoch, or within a pass where there is
-    `steps_per_epoch`, a `RuntimeWarning` names what is plainly different: the number of examples or
-    batches, `batch_size`, `shuffle`, `steps_per_epoch`. Iterators are read up to the place, those
-    of validation data too; a function that returns one, and a list, must give the same batches each
-    time.
+    callbacks remember (`state_dict`), and controls that wait (no stop, no pause). It is taken at a
+    step boundary, when all waiting handlers have seen what came before, wherever in
+    `callbacks=[...]` it stands. A training that goes on ends with the same parameters, bit for bit,
+    as one that was never interrupted: with the same program, data and devices, and kernels that are
+    deterministic. Give `fit` the same arguments again; `epochs` may be larger. If it goes on within
+    an epoch, or within a pass where there is `steps_per_epoch`, a `RuntimeWarning` names what is
+    plainly different: the number of examples or batches, `batch_size`, `shuffle`,
+    `steps_per_epoch`.
+
+    Data are put back to their place. Arrays, lists and what else is picked by an index are by their
+    numbers. Iterables and iterators, `async` ones and those of validation data too, are by their
+    state, if they have `state_dict()` and `load_state_dict(state)`, as torchdata's loader, or
+    `get_state()` and `set_state(state)`, as what `iter()` makes of Grain's datasets; those that
+    have none are read up to the place, as those of a function are (`fit(batches)`): these must give
+    the same batches each time. What comes once and has no state, such as a generator, is refused
+    before the first step: nobody could tell how far it had come when it is given again. To write
+    data of your own that have a state: count a batch *before* you `yield` it, and let the next
+    `iter()` after `load_state_dict` go on with the one that comes then, as when the state was
+    taken; what changes from pass to pass (a generator that shuffles) is a part of it. A state is
+    None, numbers, texts, bytes, lists, tuples, dicts and arrays. It is asked for at the beginning
+    of a pass, and once a backup; not in a run without one.
+
+    A training doesn't go on with data of another kind than those of the backup.
 
     While a stop is in force (of the training, or of the epoch) no backup is taken, so that a
     training that goes on decides about it again: it goes back to the last backup before, and
@@ -61,8 +75,7 @@ class BackupAndRestore(Callback):
     In a run that has one, `SaveCheckpoint(tag)` saves the same under a name, `checkpoint-TAG` in
     the directory, which nobody deletes, and tells of it by `CheckpointSaved` when it is there; and
     `RestoreCheckpoint(which)` goes back to that of a tag, or to the `"last"` backup or checkpoint:
-    state, place in the data, history and callbacks are those of then, and `seq` goes on. Data that
-    come once, such as an iterator, can't go back.
+    state, place in the data, history and callbacks are those of then, and `seq` goes on.
 
     Callbacks are told apart by their types, and those of one type by their order. What a callback
     remembers is taken back after all `on_train_begin` hooks. `self.run.preparation.resumed`
@@ -89,6 +102,8 @@ class BackupAndRestore(Callback):
     Raises:
         InvalidArgumentError: An argument is out of range; in `fit`: the backup is of another state,
             or two have one directory.
+        DataError: In `fit`: the data come once and have no state; a state can't be kept; or the
+            data are of another kind than those of the backup.
         FitbusError: In `fit`: none of the backups can be read.
 
     Source: Keras' `BackupAndRestore`.
@@ -158,37 +173,21 @@ class BackupAndRestore(Callback):
         self._files.clear_unfinished()
         engine = self._engine()
         self._step = engine.updates
-        damaged: list[str] = []
-        for path in self._files.newest_first():
-            try:
-                content = unpacked(self._files.read(path))
-            except Damaged as error:
-                damaged.append(f"{path}: {error}")
-                continue
-            if damaged:
-                warnings.warn(
-                    f"BackupAndRestore: a backup is damaged ({'; '.join(damaged)}); training goes"
-                    f" on from the one before, {path}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            found = self._restored(path, content)
-            epochs = self.params.get("epochs", found.position.epoch)
-            if found.position.epoch > epochs:
-                warnings.warn(
-                    f"BackupAndRestore: {path} was taken after {found.position.epoch} epochs, and"
-                    f" this fit ends with epoch {epochs}: nothing is trained; is it another"
-                    " training's?",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            return found
-        if damaged:
-            raise FitbusError(
-                f"BackupAndRestore: no backup can be read ({'; '.join(damaged)}); put a copy of one"
-                f" there, or delete {self._directory} to begin anew"
+        there = newest_whole(self._files, self._directory)
+        if there is None:
+            return None
+        path, content = there
+        found = self._restored(path, content)
+        epochs = self.params.get("epochs", found.position.epoch)
+        if found.position.epoch > epochs:
+            warnings.warn(
+                f"BackupAndRestore: {path} was taken after {found.position.epoch} epochs, and"
+                f" this fit ends with epoch {epochs}: nothing is trained; is it another"
+                " training's?",
+                RuntimeWarning,
+                stacklevel=2,
             )
-        return None
+        return found
 
     def save(self, engine: Engine, tag: str) -> str:
         """Saves a checkpoint that was asked for; returns the path where it will be.
@@ -232,9 +231,8 @@ class BackupAndRestore(Callback):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         """Waits until all is written."""
-        assert self.run is not None
         self._background.close()
-        ended_well = self.run.end_reason in ("completed", "stopped")
+        ended_well = self.run is not None and self.run.end_reason in ("completed", "stopped")
         self._to_delete = self.delete_checkpoint and ended_well and not self._engine().interrupted
 
     def _at_good_end(self) -> None:
@@ -249,6 +247,8 @@ class BackupAndRestore(Callback):
         else:  # a step may also lie before the last backup's, if a checkpoint was restored
             due = not 0 <= engine.updates - self._step < self.save_freq
         due, self._went_back = due or self._went_back, False
+        if due or (engine.interrupted and not self._is_last):
+            engine.preparation.acts()  # or what goes on from here would take it for skipped
         if engine.interrupted and not self._is_last:
             due = self._is_last = True  # it goes on from just here
         # A stop is no part of a backup: what goes on from one before it asks for it again.
@@ -291,8 +291,7 @@ class BackupAndRestore(Callback):
 
     def _shares(self, other: BackupAndRestore) -> bool:
         """Whether both are of one directory, by whatever names."""
-        one, two = (os.path.realpath(c._directory) for c in (self, other))  # noqa: SLF001  # its own kind
-        return one == two
+        return os.path.realpath(self._directory) == os.path.realpath(other._directory)
 
     def _engine(self) -> Engine:
         engine = None if self.run is None else self.run.driver.engine

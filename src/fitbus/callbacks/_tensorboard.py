@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
 
@@ -14,11 +14,6 @@ from fitbus.callbacks._callback import Callback, Logs
 from fitbus.callbacks._tensorboard_checks import (
     check_arguments,
     check_metadata,
-    check_tag,
-    checked_numbers,
-    checked_pixels,
-    checked_text,
-    checked_value,
     numbers,
     window_of,
 )
@@ -26,22 +21,21 @@ from fitbus.callbacks._tensorboard_files import check_installed
 from fitbus.callbacks._tensorboard_graph import write_program
 from fitbus.callbacks._tensorboard_profiler import ProfilerWindow
 from fitbus.callbacks._tensorboard_projector import Projector
-from fitbus.callbacks._tensorboard_summaries import histogram, image, scalar, text_summary
 from fitbus.callbacks._tensorboard_weights import copies_of, parameters_of, summaries_of
 from fitbus.callbacks._tensorboard_writer import Batches, Writer
+from fitbus.callbacks._tensorboard_written import Written
 
 if TYPE_CHECKING:
+    from fitbus.bus import Subscription
     from fitbus.train import Run
 
 __all__ = ["TensorBoard"]
-
-Folder = Literal["train", "validation"]
 
 _logger = logging.getLogger("fitbus")
 
 
 @final
-class TensorBoard(Callback):
+class TensorBoard(Written, Callback):
     """Writes what training does to TensorBoard's files, without TensorFlow.
 
     In `log_dir`, below `train` and `validation`, each of which comes into being with its first
@@ -65,6 +59,10 @@ class TensorBoard(Callback):
     are read concurrently, and a thread of the callback's own writes the rest. Parameters are copied
     to the host at the end of an epoch, once those of the one before are written. All is in the
     files when `fit` returns. An error of the file system ends training.
+
+    A training that goes on from a backup, with a callback of the same `log_dir`, takes out what was
+    written after the backup, since it comes again: the curves end as those of a training that was
+    never interrupted. A backup counts only when the files have what came before it.
 
     Differs from Keras in these points. Batches are counted over all fits of a trainer, as
     evaluations are, so that a resumed training goes on where its curves end; Keras starts anew.
@@ -143,55 +141,10 @@ class TensorBoard(Callback):
         self._projector = Projector(Path(log_dir), embeddings_metadata)
         self._fitting = False
         self._profiler: ProfilerWindow | None = None
+        self._batches: Subscription[Any] | None = None
         self._drawn: weakref.ref[Any] | None = None  # the steps that were written
+        self._was_drawn = False  # by a process before
         self._began = (0, 0.0)  # updates and time at the beginning of the epoch
-
-    # What users write.
-
-    def scalar(self, tag: str, value: float, step: int, *, to: Folder = "train") -> None:
-        """Writes a number. Any thread; this and the other three.
-
-        During a run it returns at once: a thread writes, and `fit` waits for it. An error of the
-        file system is raised by the next call, or by `fit`. Outside of a run it writes, and waits.
-
-        Args:
-            tag: Its name; slashes group.
-            value: The number, of Python, NumPy or JAX; NaN and the infinities too.
-            step: What TensorBoard draws it over.
-            to: The directory: `"train"` or `"validation"`.
-
-        Raises:
-            InvalidArgumentError: An argument is of the wrong kind.
-        """
-        check_tag("scalar", tag, step, to)
-        found = checked_value(value)
-        self._writer.put(to, lambda: [scalar(tag, found)], step)
-
-    def text(self, tag: str, text: str, step: int, *, to: Folder = "train") -> None:
-        """Writes a text, in Markdown; the rest as in `scalar`."""
-        check_tag("text", tag, step, to)
-        found = checked_text(text)
-        self._writer.put(to, lambda: [text_summary(tag, found)], step)
-
-    def image(self, tag: str, array: Any, step: int, *, to: Folder = "train") -> None:
-        """Writes an image, or the first three of several; the rest as in `scalar`.
-
-        Args:
-            tag: Its name.
-            array: uint8, or floats from 0 to 1, of shape (height, width), (height, width, channels)
-                or (images, height, width, channels), with 1 to 4 channels. It is copied.
-            step: What TensorBoard shows it at.
-            to: The directory.
-        """
-        check_tag("image", tag, step, to)
-        found = checked_pixels(array)
-        self._writer.put(to, lambda: [image(tag, found)], step)
-
-    def histogram(self, tag: str, array: Any, step: int, *, to: Folder = "train") -> None:
-        """Writes a histogram of an array of numbers, which is copied; the rest as in `scalar`."""
-        check_tag("histogram", tag, step, to)
-        found = checked_numbers(array)
-        self._writer.put(to, lambda: [histogram(tag, found)], step)
 
     # What training does.
 
@@ -199,7 +152,7 @@ class TensorBoard(Callback):
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
         self._writer.attach(run)
-        self._fitting = False
+        self._fitting, self._batches = False, None
         run.at_end(self._end)  # an evaluation that fails has no event of its end
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -211,7 +164,7 @@ class TensorBoard(Callback):
             _logger.warning('TensorBoard: no matrix has "embed" in its path; there is no embedding')
         if self.update_freq != "epoch":
             batches = Batches(self._writer, self.update_freq, speed=self.write_steps_per_second)
-            batches.watch(self.run)
+            self._batches = batches.watch(self.run)
         if self._window[0]:
             self._profiler = ProfilerWindow(Path(self.log_dir) / "train", *self._window)
             self._profiler.watch(self.run)
@@ -256,6 +209,30 @@ class TensorBoard(Callback):
         self._close_profiler()
         self._writer.close()
 
+    # What a backup needs.
+
+    def state_dict(self) -> dict[str, Any]:
+        """How much it has written."""
+        return {**self._writer.written(), "drawn": self._was_drawn or self._drawn is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes out what was written after that."""
+        engine = None if self.run is None else self.run.driver.engine
+        if engine is not None and engine.preparation.went_back is not None:
+            return  # this process wrote it, and tells what comes again once more
+        self._writer.go_on(state, None if engine is None else engine.updates)
+        self._was_drawn = state["drawn"]
+
+    def pending_writes(self) -> Callable[[float], bool]:
+        """What isn't in the files yet."""
+        batches = None if self._batches is None else self._batches.mark()
+        rest = self._writer.mark()
+
+        def wait(timeout_s: float) -> bool:
+            return (batches is None or batches(timeout_s)) and rest(timeout_s)
+
+        return wait
+
     # Inside.
 
     def _end(self) -> None:
@@ -295,5 +272,5 @@ class TensorBoard(Callback):
         steps = self.run.trainer.steps
         if self._drawn is not None and self._drawn() is steps:
             return
-        if write_program(self._writer, steps, self.model.state):
-            self._drawn = weakref.ref(steps)
+        if self._was_drawn or write_program(self._writer, steps, self.model.state):
+            self._drawn, self._was_drawn = weakref.ref(steps), False

@@ -9,13 +9,18 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from fitbus._files import naming, sync
 from fitbus.errors import FitbusError
 
 __all__ = ["EventFile", "check_installed", "check_place", "event", "graph_event", "protos"]
+
+
+_PREFIX = "events.out.tfevents."
+_HEAD, _TAIL = 12, 4  # a record's length and its checksum, and that of its content
 
 
 def check_installed() -> None:
@@ -112,6 +117,68 @@ class EventFile:
                         file.truncate(start)  # a reader would never get past half a record
                     raise
 
+    def cut(self, began: int, count: int, step: int) -> None:
+        """Takes out what comes after a place, of all files of the directory that are no older.
+
+        Args:
+            began: Unix seconds: what older files have stays.
+            count: How many records stay that are of no batch.
+            step: Those of batches stay up to this step.
+
+        Raises:
+            OSError: A file can't be read or written.
+        """
+        with self._lock:
+            self._path = None
+            for path in sorted(self._folder.glob(f"{_PREFIX}*")):
+                seconds = path.name.removeprefix(_PREFIX).partition(".")[0]
+                if seconds.isdigit() and int(seconds) >= began:
+                    count -= _cut(path, count, step)
+
+
+def _cut(path: Path, count: int, step: int) -> int:
+    """Takes records out of a file; returns how many it keeps that are of no batch."""
+    data = path.read_bytes()
+    head, kept = b"", bytearray()
+    others = 0
+    for start, end in _places(data):
+        found = _parsed(data[start + _HEAD : end - _TAIL])
+        if found.file_version:
+            head = data[start:end]
+        elif found.summary.value and found.summary.value[0].tag.startswith("batch_"):
+            if found.step <= step:
+                kept += data[start:end]
+        elif others < count:
+            others += 1
+            kept += data[start:end]
+    if not kept:
+        path.unlink()
+    elif len(head) + len(kept) != len(data):
+        with naming(path):
+            new = path.with_name(f".{path.name}")
+            new.write_bytes(head + kept)
+            sync(new)
+            new.replace(path)
+    return others
+
+
+def _places(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where the records of a file begin and end; of one that was cut off, nothing is kept."""
+    start = 0
+    while start + _HEAD <= len(data):
+        end = start + _HEAD + int.from_bytes(data[start : start + 8], "little") + _TAIL
+        if end > len(data):
+            return
+        yield start, end
+        start = end
+
+
+def _parsed(data: bytes) -> Any:
+    from tensorboard.compat.proto import event_pb2
+
+    made: Any = event_pb2
+    return made.Event.FromString(data)
+
 
 def _encoded(events: Sequence[Any]) -> bytes:
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -139,4 +206,4 @@ def _name() -> str:
     """A name by which TensorBoard knows such a file; they are read in the order of their names."""
     seconds, rest = divmod(time.time_ns(), 10**9)
     host = socket.gethostname().replace(os.sep, "_")
-    return f"events.out.tfevents.{seconds:010d}.{host}.{os.getpid()}.{rest:09d}"
+    return f"{_PREFIX}{seconds:010d}.{host}.{os.getpid()}.{rest:09d}"

@@ -15,6 +15,7 @@ from fitbus.callbacks._tensorboard_summaries import scalar
 from fitbus.events import BatchEnd, EpochBegin
 
 if TYPE_CHECKING:
+    from fitbus.bus import Subscription
     from fitbus.train import Run
 
 __all__ = ["Batches", "Writer"]
@@ -47,6 +48,8 @@ class Writer:
         self._closing = False
         self._scheduled = False
         self._error: BaseException | None = None
+        self._began = int(time.time())  # files that are made from here on are its own
+        self._count = dict.fromkeys(self._files, 0)  # of records, batches' left out
 
     def open(self) -> None:
         """Lets a thread write from here on, if it can write there at all."""
@@ -58,6 +61,30 @@ class Writer:
     def attach(self, run: Run[Any]) -> None:
         """Lets it know of the run's cancellation."""
         self._background.run = run
+
+    def written(self) -> dict[str, int]:
+        """What `go_on` needs to find this place again."""
+        with self._changed:
+            return {"began": self._began, **self._count}
+
+    def go_on(self, written: Mapping[str, int], step: int | None) -> None:
+        """Takes out what was written after a place; before anything is written.
+
+        Args:
+            written: The place.
+            step: Completed optimizer updates there; None leaves the files alone.
+        """
+        self.flush()
+        with self._changed:
+            self._began = written["began"]
+            self._count = {name: written[name] for name in self._files}
+            if step is not None:
+                for name, file in self._files.items():
+                    file.cut(self._began, self._count[name], step)
+
+    def mark(self) -> Callable[[float], bool]:
+        """What waits until all is written that came so far; see `Background.mark`."""
+        return self._background.mark()
 
     def flush(self) -> None:
         """Waits until all is written."""
@@ -115,6 +142,8 @@ class Writer:
             if not any(self._changed.wait_for(self._has_room, wait_s) for wait_s in waits):
                 raise self._background.late(f"{_ROOM:,} records aren't written", self._timeout_s)
             self._gathered.append(piece)
+            if piece[0] is not None:
+                self._count[piece[0]] += 1
             if self._open or self._closing:
                 self._schedule()
             else:
@@ -178,10 +207,10 @@ class Batches:
         self._speed = speed
         self._since = (0, 0.0)
 
-    def watch(self, run: Run[Any]) -> None:
+    def watch(self, run: Run[Any]) -> Subscription[Any]:
         """Subscribes."""
         kinds = (EpochBegin, BatchEnd) if self._speed else (BatchEnd,)
-        run.add(
+        return run.add(
             self._write,
             *kinds,
             where=self._is_due,

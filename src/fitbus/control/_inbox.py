@@ -82,6 +82,16 @@ class Inbox:
             for winner in (last[receipt.key],)
         ]
 
+    @property
+    def sent(self) -> int:
+        """How many controls were sent: the number of the next one."""
+        return self._sent
+
+    def go_on(self, sent: int) -> None:
+        """Gives the next control this number, where a run goes on from an earlier one."""
+        with self._lock:
+            self._sent = max(self._sent, sent)
+
     def waiting(self) -> list[tuple[Control, str]]:
         """What waits, with its senders; it goes on waiting. Any thread."""
         with self._lock:

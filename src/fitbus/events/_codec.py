@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Callable
 from typing import Any, final
@@ -28,6 +29,10 @@ __all__ = ["Codec"]
 
 _ENVELOPE = ("run", "seq", "time", "step", "epoch")
 _PLAIN = {BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd}
+# What MessagePack has values for; else it would come back as a text, where a field may be anything.
+_PACKED = (bytes, bytearray, dt.datetime, msgspec.msgpack.Ext)
+_NESTING = (dict, list, tuple)
+_MOST_NESTED = 100  # every level takes frames of the stack: of ours, and of msgspec's
 _NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -38,7 +43,9 @@ class Codec:
     Both forms are a map with the type's tag under `"type"`. In JSON, NaN and the infinities are the
     strings `"NaN"`, `"Infinity"` and `"-Infinity"`, which come back as numbers where a field's type
     says so, and in `ControlApplied.result`. An event of an unknown tag decodes to an
-    `UnknownEvent`. `PredictBatchEnd.outputs` is left out; `UpdateState` can't be encoded.
+    `UnknownEvent`. `PredictBatchEnd.outputs` is left out; `UpdateState` can't be encoded, nor can
+    maps and lists that are nested more than 100 deep. Whatever bytes it is given, decoding raises
+    nothing but `msgspec.DecodeError` (and what a type of your own raises when it is constructed).
 
     >>> from fitbus.control import SetLearningRate
     >>> codec = Codec()
@@ -58,6 +65,7 @@ class Codec:
             for module in (_lifecycle, _notices, _control)
             for kind in (getattr(module, name) for name in module.__all__)
             if isinstance(kind, type) and issubclass(kind, Event | Control)
+            if kind is not UnknownControl  # no type's tag: it encodes as what it stands for
         ]
         self._types: dict[str, type[Event | Control]] = {}
         for kind in (Event, *built_in, *user_types):
@@ -80,9 +88,10 @@ class Codec:
         """Encodes a message as JSON.
 
         Raises:
-            InvalidArgumentError: The message can't leave the process (`UpdateState`).
+            InvalidArgumentError: The message can't leave the process (`UpdateState`), or is nested
+                too deeply.
         """
-        return msgspec.json.encode(_walk(_builtins(message), _spell))
+        return msgspec.json.encode(_walk(_encodable(message, ()), _spell))
 
     def from_json(self, data: bytes | str) -> Event | Control:
         """Decodes a message from JSON.
@@ -90,17 +99,18 @@ class Codec:
         Raises:
             msgspec.DecodeError: `data` is no JSON, no message, or an `UpdateState`.
         """
-        return self._typed(msgspec.json.decode(data), strict=False)
+        return self._typed(_decoded(msgspec.json.decode, data), strict=False)
 
     def to_msgpack(self, message: Event | Control) -> bytes:
         """Encodes a message as MessagePack.
 
         Raises:
-            InvalidArgumentError: The message can't leave the process (`UpdateState`).
+            InvalidArgumentError: The message can't leave the process (`UpdateState`), or is nested
+                too deeply.
         """
         if type(message) in _PLAIN:  # made for every step: the same bytes in a tenth of the time
             return msgspec.msgpack.encode(message, enc_hook=_plain)
-        return msgspec.msgpack.encode(_builtins(message))
+        return msgspec.msgpack.encode(_encodable(message, _PACKED))
 
     def from_msgpack(self, data: bytes) -> Event | Control:
         """Decodes a message from MessagePack.
@@ -108,7 +118,7 @@ class Codec:
         Raises:
             msgspec.DecodeError: `data` is no MessagePack, no message, or an `UpdateState`.
         """
-        return self._typed(msgspec.msgpack.decode(data), strict=True)
+        return self._typed(_decoded(msgspec.msgpack.decode, data), strict=True)
 
     def _typed(self, raw: Any, *, strict: bool) -> Event | Control:
         if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
@@ -143,8 +153,53 @@ class Codec:
         return notice
 
 
-def _builtins(message: object) -> dict[str, Any]:
-    """The message as a map of its tag and fields; msgspec encodes what is in them."""
+def _decoded(decode: Callable[[Any], Any], data: bytes | str) -> Any:
+    """The plain values in bytes. What msgspec lets out besides its own error becomes that."""
+    try:
+        raw = decode(data)
+    except (RecursionError, UnicodeError) as error:
+        raise msgspec.DecodeError(f"{type(error).__name__}: {error}") from error
+    except TypeError as error:
+        if "unhashable" not in str(error):
+            raise  # `data` is of a wrong type
+        raise msgspec.DecodeError(f"a map has a key that can't be one: {error}") from error
+    if _is_deep(raw):
+        raise msgspec.ValidationError(f"nested more than {_MOST_NESTED} deep")
+    return raw
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether maps and lists are nested deeper than is allowed; takes no stack itself."""
+    level = [value] if isinstance(value, _NESTING) else []
+    for _ in range(_MOST_NESTED):
+        found: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                found += [each for each in item.values() if isinstance(each, _NESTING)]
+                found += [key for key in item if isinstance(key, tuple)]
+            else:
+                found += [each for each in item if isinstance(each, _NESTING)]
+        if not found:
+            return False
+        level = found
+    return True
+
+
+def _encodable(message: object, kept: tuple[type, ...]) -> dict[str, Any]:
+    """The message as a map that decodes again."""
+    fields = _builtins(message, kept)
+    if _is_deep(fields):
+        raise InvalidArgumentError(
+            "message", message, f"maps and lists in it may be nested {_MOST_NESTED} deep"
+        )
+    return fields
+
+
+def _builtins(message: object, kept: tuple[type, ...]) -> dict[str, Any]:
+    """The message as a map of its tag and fields; msgspec encodes what is in them.
+
+    Values of the types that are kept stay as they are.
+    """
     if isinstance(message, UnknownEvent):
         envelope = {key: getattr(message, key) for key in _ENVELOPE}
         return {"type": message.tag, **envelope, **message.fields}
@@ -162,9 +217,9 @@ def _builtins(message: object) -> dict[str, Any]:
             continue
         value: object = getattr(message, name)
         fields[name] = (
-            _builtins(value)
+            _builtins(value, kept)
             if isinstance(value, Control)
-            else msgspec.to_builtins(value, enc_hook=_plain)
+            else msgspec.to_builtins(value, builtin_types=kept, enc_hook=_plain)
         )
     return fields
 

@@ -20,7 +20,7 @@ HEADER = _MAGIC + struct.pack("<I", _VERSION)
 _SIZES = struct.Struct("<II")  # the payload's length and checksum
 _CHECK = struct.Struct("<I")  # the checksum of these two
 _FRAME_BYTES = _SIZES.size + _CHECK.size
-_NAME = re.compile(r"(\d{6,})\.journal")
+_NAME = re.compile(r"([0-9]{6}|[1-9][0-9]{6,})\.journal")
 
 
 class Frame(NamedTuple):

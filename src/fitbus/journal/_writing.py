@@ -151,7 +151,8 @@ class JournalWriter:
         data = b"".join(parts)
         if not data:
             return
-        with naming(self._file), self._file.open("ab", buffering=0) as file:
+        path = self._file
+        with naming(path), path.open("ab", buffering=0) as file:
             view = memoryview(data)
             try:
                 while view:

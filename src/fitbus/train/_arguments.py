@@ -14,8 +14,8 @@ import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
 from fitbus.events import Event
-from fitbus.train._arrays import Shuffle, rows, tupled
-from fitbus.train._data import arrays_of, is_arrays, source
+from fitbus.train._arrays import Shuffle, arrays_of, is_arrays, rows, tupled
+from fitbus.train._data import source
 from fitbus.train._feed import Feed
 from fitbus.train._fit import FitJob
 from fitbus.train._pass import Pull

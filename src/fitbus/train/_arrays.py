@@ -1,8 +1,8 @@
-"""Batches that are slices of arrays."""
+"""Arrays of examples: trees of them, and batches that are slices of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias, final
 
 import jax
@@ -12,9 +12,19 @@ import numpy as np
 from fitbus.errors import DataError
 from fitbus.train._context import ones, sent, takes_along
 from fitbus.train._source import HostBatch, Source
+from fitbus.train._stateful import refuse_other
 from fitbus.train._task import Batch
 
-__all__ = ["ArraySource", "Shuffle", "pick_rows", "rows", "tupled"]
+__all__ = [
+    "ArraySource",
+    "Shuffle",
+    "arrays_of",
+    "check_length",
+    "is_arrays",
+    "pick_rows",
+    "rows",
+    "tupled",
+]
 
 Shuffle: TypeAlias = bool | Literal["batch"]  # "batch": within each batch only
 
@@ -59,8 +69,12 @@ class ArraySource(Source):
         """What a place in the data depends on."""
         return {"examples": self._count, "batch_size": self._size, "shuffle": self._shuffle}
 
-    def begin(self, number: int, first: int = 0) -> Iterator[HostBatch]:
+    def begin(
+        self, number: int, first: int = 0, told: Mapping[str, Any] | None = None
+    ) -> Iterator[HostBatch]:
         """Begins a pass."""
+        if told is not None:
+            refuse_other("x", told, "arrays")
         order: np.ndarray[Any, Any] | None = None
         size = self._size
         if self._shuffle:
@@ -146,3 +160,54 @@ def pick_rows(leaf: Any, picked: Any) -> Any:
     if isinstance(picked, slice):
         return leaf[picked]
     return np.asarray(leaf).take(picked, 0)
+
+
+def is_arrays(x: Any) -> bool:
+    """Whether it is an array, or a dict or a tuple of them."""
+    if isinstance(x, np.ndarray | jax.Array):
+        return True
+    return isinstance(x, Mapping | tuple) and all(
+        is_arrays(part) for part in (x.values() if isinstance(x, Mapping) else x)
+    )
+
+
+def arrays_of(argument: str, tree: Any) -> Any:
+    """A tree of arrays, of which a list of numbers, or of lists of them, is one.
+
+    Raises:
+        DataError: Something isn't an array of numbers.
+    """
+    tree = tupled(tree)
+    if isinstance(tree, Iterator | AsyncIterator):
+        raise DataError(
+            argument,
+            f"found {type(tree).__name__}; x and y are arrays, or batches (x, y) come as x alone",
+        )
+    if isinstance(tree, list):
+        try:
+            tree = np.asarray(tree)
+        except ValueError as error:
+            raise DataError(
+                argument, "found a list of parts of different lengths; give arrays of numbers"
+            ) from error
+
+    def check(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array):
+            return leaf
+        array = np.asarray(leaf)
+        if array.dtype == object or array.dtype.kind in "USOMm":
+            raise DataError(
+                argument, f"found {type(leaf).__name__} of {array.dtype}; give arrays of numbers"
+            )
+        return array
+
+    return jax.tree.map(check, tree)
+
+
+def check_length(argument: str, count: int, other: str, tree: Any) -> None:
+    """Refuses targets that aren't as many as their examples."""
+    if tree is None:
+        return
+    found = rows(tree, other)
+    if found != count:
+        raise DataError(other, f"it has {found} examples, and {argument} has {count}")

@@ -48,12 +48,6 @@ def checkpoint(engine: Engine, control: SaveCheckpoint | RestoreCheckpoint) -> s
         return store.save(engine, control.tag)
     if engine.ending:
         raise ControlRejectedError(control, "too late: the run is at its end")
-    if not engine.can_go_back:
-        raise ControlRejectedError(
-            control,
-            "the data can be gone through only once; give arrays, a list, or a function that"
-            " returns a new iterator",
-        )
     found = store.load(control.which)
     assert found.state is not None
     engine.restore(found.state)

@@ -47,6 +47,8 @@ class Driver:
         verbose: For `params`.
         report: What subscribers got, once it has ended.
         snapshot: The newest one that somebody took.
+        waited: How often a callback has waited a moment for its files, in time that it bounds.
+        draining: Whether its thread has ended, and subscribers get what is left, for `drain_s`.
         at_end: Called, in the loop, when it has ended.
     """
 
@@ -71,6 +73,8 @@ class Driver:
         self.verbose = 0
         self.report: DeliveryReport | None = None
         self.snapshot: TrainState | None = None
+        self.waited = 0
+        self.draining = False
         self.at_end: list[Callable[[], object]] = []
 
     @property
@@ -162,9 +166,8 @@ class Driver:
                 await self.life.until_over()
         except BaseException as raised:  # noqa: BLE001  # raised again below
             cancelled = raised
-        with anyio.CancelScope(shield=True):
-            if not self.life.over:
-                cancelled = await self._cancel() or cancelled
+        if not self.life.over:
+            cancelled = await self._cancel() or cancelled
         try:
             await self._host.__aexit__(None, None, None)
         except anyio.get_cancelled_exc_class() as raised:
@@ -181,6 +184,11 @@ class Driver:
         if cancelled is not None and not (error and isinstance(error, type(cancelled))):
             raise cancelled
 
+    def give_up(self) -> None:
+        """Cancels the run, as leaving its block would; in the loop, from no task."""
+        if self._host is not None and not self.life.over:
+            self._host.tasks.start_soon(self._cancel)
+
     async def _cancel(self) -> BaseException | None:
         """Cancels the run, and waits until it has ended or the grace period is over.
 
@@ -190,11 +198,13 @@ class Driver:
         assert self.engine is not None
         self._drain_s = min(self._drain_s, self.grace_s)
         self.engine.publisher.cancel(self.grace_s / 2)
-        again = await self._end_by(anyio.current_time() + self.grace_s)
-        for scope in (self._thread_scope, self._drain_scope):
-            if scope is not None:
+        again: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            again = await self._end_by(anyio.current_time() + self.grace_s)
+            for scope in filter(None, (self._thread_scope, self._drain_scope)):
                 scope.cancel()
-        return await self._end_by(math.inf) or again
+            again = await self._end_by(math.inf) or again
+        return again  # noqa: RET504  # for type checkers a scope may end early
 
     async def _end_by(self, deadline: float) -> BaseException | None:
         again: BaseException | None = None
@@ -230,12 +240,11 @@ class Driver:
         self.life.end()
 
     async def _finish(self, engine: Engine, error: BaseException | None) -> None:
-        bus, id = self._run.bus, self._run.id
+        bus, id, self.draining = self._run.bus, self._run.id, True
         engine.requests.close(RunEndedError(id, "it reached another boundary"))
         with anyio.CancelScope() as self._drain_scope:
             self.report = await bus.drain(id, self._drain_s)
-        if self.report is None:  # cancelled meanwhile
-            self.report = await bus.drain(id, 0)
+        self.report = self.report or await bus.drain(id, 0)  # if it was cancelled meanwhile
         bus.finish_run(id)
         self._run.end_streams()
         assert self._host is not None
@@ -276,7 +285,7 @@ class Driver:
         job, self._job = self._job, None
         assert job is not None
         result, error = carried_out(job, engine, self.settings)
-        engine.evaluate = engine.validation = None  # and with them, the data
+        engine.evaluate = engine.validation = engine.preparation.data = None  # they have the data
         state = self._state_after(engine, error)
         self._thread_error = kept_by_task(engine, state, self.settings, error)
         return result, self._thread_error

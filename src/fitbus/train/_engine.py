@@ -113,7 +113,7 @@ class Engine:
         self.start: Position | None = None
         self.history = History()
         self.preparation = preparation or Preparation()
-        self.stop_evaluation = self.beside = self.can_go_back = False
+        self.stop_evaluation = self.beside = False
         self.rewind: Restored | None = None
         self.record: Record | None = None
         self.activity = "starting"
@@ -190,10 +190,11 @@ class Engine:
     def position(self) -> Position:
         """Where the boundary lies at which the training thread stands."""
         gone = None if self.validation is None else self.validation.gone
-        running = on_host(self.running) if self.batch else None
-        logs = dict(self.read()) if self.batch else {}
+        running, logs = (on_host(self.running), dict(self.read())) if self.batch else (None, {})
         place = (self.epoch, self.batch, self.order, running, logs, self.place, gone)
-        return Position(*place, self.facts, self.publisher.seq, self.in_epoch)  # `logs` settled it
+        marks = self.preparation.marks()  # and `seq`, of what `logs` settled
+        publisher, facts = self.publisher, self.facts
+        return Position(*place, facts, publisher.seq, self.in_epoch, publisher.inbox.sent, marks)
 
     def boundary(self) -> None:
         """The place between two steps where controls act and training can be held."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from fitbus.errors import DataError
 from fitbus.train._pass import Interrupted
+from fitbus.train._reader import Reader
 from fitbus.train._source import HostBatch, Source
 
 __all__ = ["Feed"]
 
 
 @final
-class Feed:
+class Feed(Reader):
     """Goes through a source, epoch after epoch.
 
     Without `steps` an epoch is one pass. With it an epoch goes on where the last one stopped; a
@@ -29,76 +29,48 @@ class Feed:
 
     Attributes:
         may_block: Whether a batch can be long in coming.
-        exhausted: Whether nothing is left, and nothing more will come.
         called_off: Whether the last epoch ended because a batch wasn't waited for any more.
     """
 
     def __init__(
         self, argument: str, source: Source, steps: int | None, *, anew: bool = False
     ) -> None:
-        self._argument = argument
-        self._source = source
+        super().__init__(argument, source)
         self._each = anew
         self._anew = anew and source.restarts
         self._limit = steps
-        self._passes = 0
-        self._batches: Iterator[HostBatch] | None = None
-        self._ahead: list[HostBatch] = []  # pulled, and not handed out; or given back
         self._any = False
         self._warned = False
-        self._taken = 0  # batches of this pass that were handed out
         self._done = 0  # batches of the next epoch that come from a backup
         self._over = False  # and whether these were all
-        self.exhausted = False
         self.called_off = False
         self.steps = source.steps if steps is None else steps
         self.may_block = source.may_block
 
     @property
-    def reuses(self) -> bool:
-        """Whether the arrays of a batch may be overwritten when the next one comes."""
-        return self._source.reuses
-
-    @property
-    def restarts(self) -> bool:
-        """Whether another pass can begin when one is used up, or left."""
-        return self._source.restarts
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """What the order of shuffled data is made from."""
-        return self._source.order
-
-    @property
     def place(self) -> tuple[int, int]:
         """The number of the pass, from 0, and how many of its batches were handed out."""
-        return (self._passes, 0) if self._batches is None else (self._passes - 1, self._taken)
+        passes = self._passes
+        return (passes.begun - 1, self._taken) if passes.under_way else (passes.begun, 0)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What is plain to see of the data, and of what an epoch takes of them."""
         return {**self._source.facts, "steps_per_epoch": self._limit}
 
-    @property
-    def gone(self) -> int | None:
-        """How many batches were handed out of data that come once; None of data that restart."""
-        return None if self._source.restarts else self._taken
+    def mark(self, place: tuple[int, int] | None, batch: int) -> Mapping[str, Any] | None:
+        """What to `go_to` that place by, besides its numbers; None if these are enough.
 
-    def pass_over(self, count: int) -> None:
-        """Leaves out the first batches of data that come once, however many of them there were.
-
-        Raises:
-            DataError: There aren't so many.
+        Args:
+            place: The place in the data, not before that of the last time; None for where it is.
+            batch: Batches of the epoch that are done.
         """
-        if self._source.restarts:
-            return
-        with contextlib.suppress(Interrupted):
-            if not self._leave_out(count - self._taken, across=False):
-                raise DataError(
-                    self._argument,
-                    f"it ended within the {count} batches that a training that goes on has had of"
-                    " it; give the data that there were before, from their beginning",
-                )
+        passes, source = self._passes, self._source
+        anew = source.restarts and (self._each or (self._limit is None and batch == 0))
+        here = max(0, passes.begun - 1), self._taken
+        if not anew and self._limit is None and source.steps is None and source.own_thread:
+            self.look_ahead()  # many a source says at the end of a pass that it is at the next one
+        return passes.mark(place or here, anew=anew)
 
     def go_to(
         self,
@@ -106,6 +78,7 @@ class Feed:
         batches: int,
         order: tuple[int, ...] = (),
         place: tuple[int, int] | None = None,
+        mark: Mapping[str, Any] | None = None,
     ) -> tuple[int, int]:
         """Leaves out what a training that goes on has seen already.
 
@@ -115,6 +88,7 @@ class Feed:
             order: What the order of shuffled data was made from; empty for as it is.
             place: Its `place` in the data; counted from the two unless given, as if each epoch had
                 all its batches.
+            mark: What `mark` gave there.
 
         Returns:
             The `place` where it goes on.
@@ -123,18 +97,20 @@ class Feed:
             DataError: The data end before.
         """
         restarts = self._source.restarts
-        if restarts:
+        if restarts or mark is not None:
             self.close()
         if order:
             self._source.order = order
         self._done, self._over = batches, False
+        if mark is not None:
+            return self._go_to_mark(mark, batches)
         number, left = self._counted(epochs, batches) if place is None else place
         if restarts:
-            self._passes = number
+            self._passes.begun = number
         else:
             left -= self._taken  # what was handed out can't come again
         if self._limit is None and restarts and not batches and left:
-            self._passes, left = number + 1, 0  # that epoch ended early
+            self._passes.begun, left = number + 1, 0  # that epoch ended early
         try:
             if not self._leave_out(left, across=place is None and self._limit is not None):
                 raise DataError(
@@ -149,6 +125,19 @@ class Feed:
             return self.place
         return found
 
+    def _go_to_mark(self, mark: Mapping[str, Any], batches: int) -> tuple[int, int]:
+        number, done = mark["place"]
+        steps, whole = self._source.steps, self._limit is None and self._source.restarts
+        if whole and batches and done == steps:
+            mark = {**mark, "ended": True}
+        try:
+            self._reached(self._passes.go_to(mark, anew=whole and not batches))
+            if batches and (self._limit is None or not self._source.restarts):
+                self._over = mark["ended"] or not self._look()
+        except Interrupted:
+            pass  # nothing is trained on any more
+        return number, done
+
     def _counted(self, epochs: int, batches: int) -> tuple[int, int]:
         """The place after so many epochs that were all whole, and batches of the next one."""
         source = self._source
@@ -156,21 +145,6 @@ class Feed:
             return (epochs if source.restarts else 0), batches
         total = epochs * self._limit + batches
         return divmod(total, source.steps) if source.restarts and source.steps else (0, total)
-
-    def _leave_out(self, count: int, *, across: bool) -> bool:
-        """Goes past batches, across passes if need be; tells whether there were so many."""
-        source = self._source
-        across = across and source.restarts
-        if source.seeks and count:
-            if source.steps is not None and count > source.steps:
-                return False
-            self._batches, self._taken = source.begin(self._passes, count), count
-            self._passes += 1
-            return True
-        for _ in range(count):
-            if self._next() is None and not (across and self._next() is not None):
-                return False
-        return True
 
     def peek(self) -> HostBatch | None:
         """The first batch, which the next epoch begins with.
@@ -204,7 +178,7 @@ class Feed:
         self.called_off = False
         whole = self._limit is None and self._source.restarts
         if (self._anew or whole) and not self._ahead and not self._done:
-            self._drop()
+            self._leave()
         if (self._each or not self._any) and not self._over:
             self.peek()
         count, over, self._done, self._over = self._done, self._over, 0, False
@@ -230,7 +204,6 @@ class Feed:
         """Takes back the batches that were handed out last, of an epoch that ended before them."""
         if not (self._anew or (self._limit is None and self._source.restarts)):
             self._ahead[:0] = batches
-            self._taken -= len(batches)
 
     def has_more(self) -> bool:
         """Whether another epoch can begin; warns if data ran out. False if it was called off."""
@@ -248,25 +221,6 @@ class Feed:
             return None
         return Feed(self._argument, self._source, self._limit, anew=True)
 
-    def close(self) -> None:
-        """Lets go of what it reads from, at the end; raises what closing that raised."""
-        self._ahead.clear()
-        self._drop()
-
-    def _look(self) -> bool:
-        """Whether there is a next batch; waits for it."""
-        if not self._ahead:
-            found = self._pull()
-            self._ahead += [] if found is None else [found]
-        return bool(self._ahead)
-
-    def _drop(self) -> None:
-        """Leaves off a pass."""
-        batches, self._batches = self._batches, None
-        close: Callable[[], object] | None = getattr(batches, "close", None)
-        if close is not None:
-            close()
-
     def _warn(self, when: str) -> None:
         if self._warned:
             return
@@ -277,24 +231,3 @@ class Feed:
             RuntimeWarning,
             stacklevel=2,
         )
-
-    def _next(self) -> HostBatch | None:
-        """The next batch of the pass; None at its end."""
-        batch = self._ahead.pop(0) if self._ahead else self._pull()
-        if batch is not None:
-            self._taken += 1
-        return batch
-
-    def _pull(self) -> HostBatch | None:
-        """The same, from the source, to be handed out later."""
-        if self.exhausted:
-            return None
-        if self._batches is None:
-            self._batches, self._taken = self._source.begin(self._passes), 0
-            self._passes += 1
-        found = next(self._batches, None)
-        if found is not None:
-            return found
-        self._drop()
-        self.exhausted = not self._source.restarts
-        return None

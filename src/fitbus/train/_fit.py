@@ -6,9 +6,6 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, final, get_args
 
-import jax
-import numpy as np
-
 from fitbus.control import Evaluate
 from fitbus.errors import ControlRejectedError
 from fitbus.events import (
@@ -23,7 +20,7 @@ from fitbus.train._evaluate import CalledOff, evaluate, evaluate_quietly
 from fitbus.train._executions import Executions
 from fitbus.train._feed import Feed
 from fitbus.train._guarding import Layout
-from fitbus.train._history import History
+from fitbus.train._history import History, numbers
 from fitbus.train._loop import boundary, train_epoch
 from fitbus.train._packing import send_waiting
 from fitbus.train._position import Position, Restored
@@ -88,8 +85,10 @@ class FitJob:
         """Does it, in the training thread."""
         publisher = engine.publisher
         engine.order, engine.place = self._feed.order, self._feed.place
-        engine.facts, engine.can_go_back = self._feed.facts, self._feed.restarts
+        engine.facts = self._feed.facts
         engine.history, engine.validation = self.history, self._validation
+        if engine.preparation.store is not None:
+            self._keep_marks(engine)
         restored = self._found(engine)
         if restored is not None:
             self._go_on(engine, restored)
@@ -166,9 +165,10 @@ class FitJob:
         engine.activity = "waiting for the batch to go on with"
         restored.position.compare(engine.facts)
         self._go_to(engine, restored.position)
-        if self._validation is not None and restored.position.validated:
+        if self._validation is not None:
             engine.activity = "waiting for the validation data to go on with"
-            self._validation.pass_over(restored.position.validated)
+            place = restored.position
+            self._validation.pass_over(place.validated, place.data.get("validation_data"))
         epochs, values = restored.history
         self.history.go_on(epochs, values)
         self._logs = {n: v[-1] for n, v in values.items() if len(v) == len(epochs) > 0}
@@ -176,6 +176,7 @@ class FitJob:
             engine.rewind, engine.preparation.went_back = None, restored.position
             return
         engine.preparation.resumed = restored.position
+        engine.publisher.inbox.go_on(restored.position.sent)
         if restored.position.seq is not None:
             # Told again, with the `seq` that they had: `TrainBegin`, and within an epoch its
             # `EpochBegin`; so that what comes then has the one that it would have had.
@@ -195,12 +196,26 @@ class FitJob:
             position.batch,
             position.order,
             position.place,
+            position.data.get("x"),
         )
         engine.order = self._feed.order
         self._initial_epoch = engine.epoch = position.epoch
         engine.batch, engine.running = position.batch, position.running
         self._before = dict(position.logs)
         engine.publisher.epoch = position.epoch
+
+    def _keep_marks(self, engine: Engine) -> None:
+        """Prepares for backups: data that couldn't be gone on with are refused."""
+        for feed in self.feeds:
+            feed.keep_marks()
+        engine.preparation.data = lambda: self._marks(engine)
+
+    def _marks(self, engine: Engine) -> dict[str, Any]:
+        """What data that can say where they are are put back by."""
+        found = {"x": self._feed.mark(engine.place, engine.batch)}
+        if self._validation is not None:
+            found["validation_data"] = self._validation.mark(None, 0)
+        return {name: mark for name, mark in found.items() if mark is not None}
 
     def _prepare(self, engine: Engine) -> None:
         """Traces the steps, so that the names of the logs are known before the first one runs."""
@@ -260,7 +275,7 @@ class FitJob:
         engine.activity = "in a handler of EpochEnd"
         shared = engine.barrier(EpochEnd(logs=self._logs))
         self.history.record(epoch, shared)
-        self._logs = _numbers(shared)
+        self._logs = numbers(shared)
         boundary(engine)
 
     def _batches(self, engine: Engine) -> dict[str, float]:
@@ -280,10 +295,3 @@ def _all_of(feed: Feed) -> Iterator[HostBatch]:
     yield from feed.epoch()
     if feed.called_off:
         raise ControlRejectedError(Evaluate(), "a stop came while the validation data stalled")
-
-
-def _numbers(logs: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of logs to which callbacks have added what they like."""
-    kinds = int | float | np.generic | np.ndarray | jax.Array
-    scalars = {k: np.asarray(v) for k, v in sorted(logs.items()) if isinstance(v, kinds)}
-    return {k: float(v) for k, v in scalars.items() if v.ndim == 0 and v.dtype.kind in "biuf"}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-__all__ = ["History"]
+import jax
+import numpy as np
+
+__all__ = ["History", "numbers"]
 
 
 @final
@@ -38,3 +41,10 @@ class History:
         """Shows the last value of each name."""
         last = ", ".join(f"{name}={values[-1]:.6g}" for name, values in self.history.items())
         return f"<History of {len(self.epoch)} epochs{': ' if last else ''}{last}>"
+
+
+def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of logs to which callbacks have added what they like."""
+    kinds = int | float | np.generic | np.ndarray | jax.Array
+    scalars = {k: np.asarray(v) for k, v in sorted(logs.items()) if isinstance(v, kinds)}
+    return {k: float(v) for k, v in scalars.items() if v.ndim == 0 and v.dtype.kind in "biuf"}

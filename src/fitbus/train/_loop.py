@@ -128,6 +128,7 @@ def _begun(
     batches = Gathered(feed, engine.batch if keeps else None)
     if guard is not None and isinstance(layout, GuardedLayout):
         watch = Watch(engine, guard, layout, batches)
+        engine.preparation.acts = watch.act_on_all
     kinds = (BatchBegin, BatchEnd)
     pipeline = Pipeline(engine.publisher, layout, kinds, engine.flight, before, watch)
     engine.pipeline = pipeline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -55,6 +56,8 @@ def packed(engine: Engine) -> list[Any]:
                 "facts": dict(position.facts),
                 "seq": position.seq,
                 "began": position.began,
+                "sent": position.sent,
+                "data": dict(position.data),
             },
             "controls": _waiting(engine),
             "callbacks": engine.preparation.callback_states(),
@@ -90,18 +93,34 @@ def plain(content: Any) -> list[Any]:
     """Plain values (None, numbers, texts, bytes, lists, tuples, dicts) and arrays, as bytes.
 
     Raises:
-        FitbusError: Something is neither; says where.
+        FitbusError: Something is neither, says where; or it is nested too deeply.
     """
     arrays: Arrays = []
-    encoded = _encodable(content, arrays, "")
-    described = [(_name(array.dtype), array.shape) for array in arrays]
-    header = msgspec.msgpack.encode([encoded, described])
+    try:
+        encoded = _encodable(content, arrays, "")
+        described = [(_name(array.dtype), array.shape) for array in arrays]
+        header = msgspec.msgpack.encode([encoded, described])
+    except (RecursionError, OverflowError, UnicodeError) as error:  # too deep, or odd texts
+        raise FitbusError(f"a backup can't hold what was given ({error})") from error
     flat = [array.reshape(-1).view(np.uint8).data for array in arrays]
     return [len(header).to_bytes(_LENGTH_BYTES, "little"), header, *flat]
 
 
 def unpacked(data: bytes) -> Any:
-    """What `plain`, or `packed`, was given."""
+    """What `plain`, or `packed`, was given.
+
+    Raises:
+        FitbusError: The bytes are of neither.
+    """
+    try:
+        return _unpacked(data)
+    except Exception as error:  # of any of the libraries that look into it, and their warnings
+        raise FitbusError(
+            f"what is in it isn't a backup's content ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _unpacked(data: bytes) -> Any:
     at = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
     header = data[_LENGTH_BYTES:at]
     arrays: Arrays = []
@@ -120,7 +139,13 @@ def unpacked(data: bytes) -> Any:
     raw = msgspec.msgpack.Decoder(tuple[msgspec.Raw, list[tuple[str, list[int]]]])
     encoded, described = raw.decode(header)
     for name, shape in described:
-        array = np.empty(shape, jnp.dtype(name))
+        dtype = jnp.dtype(name)
+        size = math.prod(shape) * dtype.itemsize
+        if not _is_known(dtype) or min(shape, default=0) < 0:
+            raise ValueError(f"an array of {dtype} and shape {shape}")
+        if at + size > len(data):  # before there is memory taken for it
+            raise ValueError(f"an array of {size} bytes, where {len(data) - at} are left")
+        array = np.empty(shape, dtype)
         array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data[at : at + array.nbytes], np.uint8)
         arrays.append(array)
         at += array.nbytes
@@ -136,7 +161,7 @@ def _encodable(value: Any, arrays: Arrays, where: str) -> Any:
         return _extension(_COMPLEX, [value.real, value.imag])
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.array(value, order="C", copy=True)
-        if array.dtype.hasobject or array.dtype.names is not None:
+        if not _is_known(array.dtype):
             raise _refusal(where, f"an array of {array.dtype}")
         arrays.append(array)
         kind = _SCALAR if isinstance(value, np.generic) else _ARRAY
@@ -152,14 +177,24 @@ def _encodable(value: Any, arrays: Arrays, where: str) -> Any:
     raise _refusal(where, type(value).__name__)
 
 
+def _is_known(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of a type are bytes, and the type is found again by its name."""
+    if dtype.hasobject or dtype.names is not None or not dtype.itemsize:
+        return False
+    try:
+        return bool(jnp.dtype(_name(dtype)) == dtype)
+    except TypeError:
+        return False
+
+
 def _extension(code: int, value: Any) -> Any:
     return msgspec.msgpack.Ext(code, msgspec.msgpack.encode(value))
 
 
 def _refusal(where: str, found: str) -> FitbusError:
     return FitbusError(
-        f"a backup can't hold {found}, at {where}: `state_dict` gives None, numbers, texts, bytes,"
-        " lists, tuples, dicts and arrays"
+        f"a backup can't hold {found}{where and f', at {where}'}: `state_dict` gives None, numbers,"
+        " texts, bytes, lists, tuples, dicts and arrays"
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Protocol, final
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+if TYPE_CHECKING:
+    from fitbus.train._stateful import Stateful
 
 __all__ = ["Interrupted", "Pass", "Pull", "Pulled"]
 
@@ -34,17 +37,26 @@ class Pull(Protocol):
 
 @final
 class Pass(Iterator[Any]):
-    """Items, each turned into something. Unlike a generator it goes on after an interruption."""
+    """Items, each turned into something. Unlike a generator it goes on after an interruption.
+
+    Args:
+        items: The items.
+        turn: What is made of each.
+        close: Lets go of what they are read from.
+        stateful: That, if it can say where it is, and the data themselves can't.
+    """
 
     def __init__(
         self,
         items: Iterator[Any] | Pulled,
         turn: Callable[[Any], Any],
         close: Callable[[], object] | None = None,
+        stateful: Stateful | None = None,
     ) -> None:
         self._items = items
         self._turn = turn
         self._close = close
+        self.stateful = stateful
 
     def __next__(self) -> Any:
         """The next item, turned."""

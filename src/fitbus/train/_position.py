@@ -31,6 +31,9 @@ class Position:
         seq: The `seq` of the next event, with which a training that goes on goes on; None begins at
             0, as a backup of an earlier version does.
         began: Whether the epoch's `EpochBegin` was before it.
+        sent: How many controls were sent before it.
+        data: What puts data that can say where they are back to their place, by the names of the
+            arguments; empty where nobody keeps checkpoints of the run.
     """
 
     epoch: int
@@ -43,6 +46,8 @@ class Position:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     seq: int | None = None
     began: bool = False
+    sent: int = 0
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def compare(self, facts: Mapping[str, Any]) -> None:
         """Warns if the place is within an epoch, or a pass, of data or batches that were others."""

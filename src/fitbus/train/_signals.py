@@ -15,6 +15,7 @@ import anyio.lowlevel
 from fitbus._loops import LoopHandle
 from fitbus.control import StopTraining
 from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.train._patience import Patience
 from fitbus.train._run import Run
 
 __all__ = ["stop_on_signals"]
@@ -25,7 +26,9 @@ _logger = logging.getLogger("fitbus")
 
 @contextlib.asynccontextmanager
 async def stop_on_signals(
-    run: Run[Any] | Mapping[str, Run[Any]], *signals: signal.Signals
+    run: Run[Any] | Mapping[str, Run[Any]],
+    *signals: signal.Signals,
+    grace_s: float | None = 20.0,
 ) -> AsyncGenerator[None]:
     """Interrupts a run at a signal, at its next step boundary; then the signal takes its course.
 
@@ -39,12 +42,23 @@ async def stop_on_signals(
     KeyboardInterrupt, a server shuts down. A second signal takes its course at once. Outside of the
     block no signal is touched. What the run failed with is logged before.
 
+    A run that saves its backup, or still validates, is waited for as long as it gets on: a batch,
+    an event, another handler. One that has stood at the same place for `grace_s` (a handler that
+    never returns, a data source that blocks) is named in the log with what it is in, and cancelled,
+    as leaving its block would cancel it; its thread is left behind after the run's own `grace_s`
+    (5 s). So the signal takes its course within the half a minute that Kubernetes gives a process
+    between SIGTERM and SIGKILL. What a callback waits for within its own `timeout_s`, or a
+    subscriber gets within `drain_s`, is no standing still. Where even the event loop is blocked,
+    the signal takes its course without it.
+
     Handlers that were added to an asyncio loop (`loop.add_signal_handler`) hear of a signal both
     times.
 
     Args:
         run: The run; or `Runs`, each of which is interrupted.
         signals: Which ones; SIGINT (Ctrl-C) and SIGTERM unless given.
+        grace_s: Seconds without any progress after which a run is given up; more than its slowest
+            step, or compilation, takes. None waits without end, or until a second signal.
 
     Raises:
         FitbusError: Entered outside the main thread, where Python handles no signals.
@@ -57,7 +71,13 @@ async def stop_on_signals(
             "stop_on_signals works in the main thread only, where Python handles signals; enter it"
             " there, or send `StopTraining(resumable=True)` yourself"
         )
-    interrupts = _Interrupts(run)
+    if grace_s is not None and (
+        isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not grace_s >= 0
+    ):
+        raise InvalidArgumentError(
+            "grace_s", grace_s, "give seconds, a number of at least 0, or None for no limit"
+        )
+    interrupts = _Interrupts(run, grace_s)
     try:
         interrupts.put_on(signals or (signal.SIGINT, signal.SIGTERM))
         yield
@@ -76,7 +96,7 @@ class _Interrupts:
         caught: The signal that came, if one did.
     """
 
-    def __init__(self, run: Run[Any] | Mapping[str, Run[Any]]) -> None:
+    def __init__(self, run: Run[Any] | Mapping[str, Run[Any]], grace_s: float | None) -> None:
         self._run = run
         self._loop = LoopHandle()
         self._asked: list[Run[Any]] = []
@@ -84,6 +104,7 @@ class _Interrupts:
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
         self._has_taken = False
+        self._patience = Patience(self._loop, self._asked, grace_s)
         self.caught: list[int] = []
 
     def put_on(self, signals: Sequence[Any]) -> None:
@@ -100,6 +121,7 @@ class _Interrupts:
 
     def take_course(self) -> None:
         """Puts the handlers of before back, and raises the signal that came; once."""
+        self._patience.end()
         if self._timer is not None:
             self._timer.cancel()
         self._put_back()
@@ -125,6 +147,7 @@ class _Interrupts:
             signal.raise_signal(number)
             return
         self.caught.append(number)
+        self._patience.begin(number)
         self._loop.call_soon(self._interrupt)  # whoever was interrupted may hold a lock
 
     def _interrupt(self) -> None:

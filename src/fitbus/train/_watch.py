@@ -126,6 +126,11 @@ class Watch:
         counts = jax.device_put(self._layout.counts(self._counted), home_of(engine.state.params))
         engine.running = base, counts
 
+    def act_on_all(self) -> None:
+        """The same, for the steps that are in flight too."""
+        self._engine.settle()
+        self.act()
+
     def _halt(self, batch: int, step: int, counted: int) -> None:
         """Goes back to the boundary after a batch."""
         engine = self._engine

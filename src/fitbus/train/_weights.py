@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from fitbus.errors import DataError, InvalidArgumentError
-from fitbus.train._arrays import tupled
+from fitbus.train._arrays import arrays_of, rows, tupled
 
-__all__ = ["check_class_weight", "check_weight", "weight_by_class"]
+__all__ = [
+    "check_class_weight",
+    "check_weight",
+    "times_class_weight",
+    "weights_of",
+]
 
 
 def check_weight(
@@ -50,7 +56,7 @@ def check_class_weight(class_weight: Any) -> Mapping[int, float] | None:
     return found
 
 
-def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any, Any]:
+def _by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any, Any]:
     """The weight of each example's class: labels of shape (examples,), or one-hot; default 1."""
     several = isinstance(tupled(y), tuple | Mapping)  # outputs
     labels: Any = np.asarray(None if several else y)
@@ -68,3 +74,32 @@ def weight_by_class(class_weight: Mapping[int, float], y: Any) -> np.ndarray[Any
     for label, value in class_weight.items():
         weight[labels == label] = value
     return weight
+
+
+def weights_of(argument: str, weight: Any, count: int, *, as_given: bool) -> Any:
+    """Sample weights: one for each example; or, `as_given`, for each output, or each time step."""
+    given: Any = tuple(weight) if isinstance(weight, list) else weight
+    several = isinstance(given, Mapping | tuple) and all(
+        part is None or np.ndim(part) > 0
+        for part in (given.values() if isinstance(given, Mapping) else given)
+    )
+    if not as_given or not (several or getattr(given, "ndim", 1) > 1):
+        return check_weight(argument, weight, count)
+    tree = arrays_of(argument, given)
+    if (found := rows(tree, argument)) != count:
+        raise DataError(argument, f"it has weights for {found} examples of {count}")
+    return jax.tree.map(
+        lambda leaf: check_weight(argument, leaf, count, shape=np.shape(leaf)), tree
+    )
+
+
+def times_class_weight(class_weight: Mapping[int, float], y: Any, weight: Any) -> Any:
+    """The weights of the classes of examples that may have weights of their own."""
+    found = _by_class(class_weight, y)
+    if weight is not None and np.shape(weight) != found.shape:
+        raise InvalidArgumentError(
+            "class_weight",
+            dict(class_weight),
+            "multiply it into weights that are by output or time",
+        )
+    return found if weight is None else weight * found
