@@ -54,6 +54,7 @@ from fitbus import (
     UpdateState,
 )
 from fitbus.errors import InvalidArgumentError
+from fitbus.events._codec import _encodable, _spell, _walk
 
 Message = Event | Control
 
@@ -354,3 +355,21 @@ def test_any_values_survive(logs: dict[str, float], path: str, score: float, raw
     ):
         for back in (by_json(message), by_msgpack(message)):
             assert repr(back) == repr(message)  # NaN equals nothing, but is spelled alike
+
+
+@given(
+    logs=st.dictionaries(st.text(max_size=5), st.floats() | st.integers(-9, 9), max_size=4),
+    time=st.floats(0, 1e12),
+    ends=st.booleans(),
+)
+def test_events_of_batches_are_the_same_bytes_by_the_shorter_way(
+    logs: dict[str, float], time: float, ends: bool
+) -> None:
+    """JSON of what is told of every step, with what isn't finite and without."""
+    event: Event = (
+        BatchEnd(run="r", seq=3, time=time, step=2, batch=1, logs=logs, batch_logs=dict(logs))
+        if ends
+        else BatchBegin(run="r", seq=3, time=time, step=2, batch=1)
+    )
+    long_way = msgspec.json.encode(_walk(_encodable(event, ()), _spell))
+    assert Codec().to_json(event) == long_way

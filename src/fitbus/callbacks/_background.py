@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
@@ -15,7 +16,7 @@ from fitbus.errors import RunCancelledError
 if TYPE_CHECKING:
     from fitbus.train import Run
 
-__all__ = ["Background", "within_grace"]
+__all__ = ["Background", "Lost", "unless", "within_grace"]
 
 Work = Callable[[], object]
 
@@ -25,6 +26,27 @@ _TICK_S = 0.05
 def within_grace(run: Run[Any], limit_s: float) -> float:
     """How long the end of a run may be held: half of the grace period, if it was cancelled."""
     return min(limit_s, run.driver.grace_s / 2) if run.end_reason == "cancelled" else limit_s
+
+
+class Lost(Exception):
+    """What a backup waited for was not written, and won't be: the backup doesn't count.
+
+    A piece of work that raises it is left out, and nobody is told: who failed to write tells.
+    """
+
+
+def unless(
+    is_lost: Callable[[], bool], written: Callable[[float], bool]
+) -> Callable[[float], bool]:
+    """What waits as `written` does, but raises `Lost` if by then something was lost."""
+
+    def wait(timeout_s: float) -> bool:
+        through = written(timeout_s)
+        if is_lost():
+            raise Lost
+        return through
+
+    return wait
 
 
 @final
@@ -98,17 +120,21 @@ class Background:
             worker.check()
 
     def mark(self) -> Callable[[float], bool]:
-        """Marks the place after all that was submitted; waits only where too much waits already.
+        """Marks the place after all that was submitted; doesn't wait.
 
         Returns:
-            Waits so many seconds at most until what was before is done, or was left out; tells
-            whether it is.
+            Waits so many seconds at most until what was before is done; tells whether it is. Raises
+            `Lost` if some of it failed, or was left out.
+
+        Raises:
+            BaseException: What an earlier piece raised, as itself.
         """
-        if self._worker is None:
-            return lambda _: True
-        done = threading.Event()
-        worker = self._submit(done.set, self.waits(self._timeout_s))
-        return lambda timeout_s: worker.wait(done, iter((0.0, timeout_s)))
+        with self._lock:
+            worker = self._worker
+            if worker is None:
+                return lambda _: True
+            worker.check()
+            return functools.partial(worker.wait_for_done, worker.taken)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Waits until all is done, and ends the thread. Closing again does nothing.
@@ -147,6 +173,7 @@ class Background:
                 worker.check()
                 with contextlib.suppress(queue.Full):
                     worker.queue.put_nowait(work)
+                    worker.taken += 1
                     return worker
             wait_s = next(waits, None)
             if wait_s is None:
@@ -175,6 +202,10 @@ class _Worker:
 
     def __init__(self, owner: str, room: int) -> None:
         self.queue: queue.Queue[Work | None] = queue.Queue(room)
+        self.taken = 0  # pieces that it was given
+        self._done = 0  # of them, or left out
+        self._lost: int | None = None  # the first one that failed
+        self._moved = threading.Condition()
         self._error: BaseException | None = None
         self._is_ending = False
         self._thread = threading.Thread(target=self._run, name=f"fitbus {owner}", daemon=True)
@@ -201,6 +232,18 @@ class _Worker:
         """Waits for a piece that sets an event; one that is left out counts as done."""
         return any(done.wait(wait_s) or self._error is not None for wait_s in waits)
 
+    def wait_for_done(self, number: int, timeout_s: float) -> bool:
+        """Waits for the first `number` pieces, so long at most; tells whether they are done.
+
+        Raises:
+            Lost: One of them isn't, and won't be.
+        """
+        with self._moved:
+            done = self._moved.wait_for(lambda: self._done >= number, timeout_s)
+            if self._lost is not None and self._lost < number:
+                raise Lost
+            return done
+
     def end(self, waits: Iterator[float]) -> bool:
         """Asks it to end after all that waits; tells whether all was done in time."""
         for wait_s in waits:
@@ -226,8 +269,15 @@ class _Worker:
             if work is not None and self._error is None:
                 try:
                     work()
+                except Lost:
+                    pass
                 except BaseException as error:  # noqa: BLE001  # raised where the work came from
                     self._error = error
+            with self._moved:
+                if self._error is not None and self._lost is None:
+                    self._lost = self._done
+                self._done += 1
+                self._moved.notify_all()
             self.queue.task_done()
             if work is None or (self._is_ending and self.queue.empty()):
                 return

@@ -68,8 +68,8 @@ class BackupAndRestore(Callback):
     written, the others are left out. All is written when `fit` returns (after a cancellation, what
     half of `grace_s` is enough for). The files are read by nobody else: a number of bytes,
     MessagePack, raw arrays and a SHA-256 checksum. `fit` fails, and names the path, if one can't be
-    written. One counts when the files of the other callbacks (`CSVLogger`, `JSONLogger`, and those
-    that have a `pending_writes`) have all that came before it. Two trainings at once need a
+    written. One counts when the files of the other callbacks (those that have a `pending_writes`)
+    have all that came before it, and isn't written if they never will. Two trainings at once need a
     directory each.
 
     In a run that has one, `SaveCheckpoint(tag)` saves the same under a name, `checkpoint-TAG` in
@@ -105,6 +105,7 @@ class BackupAndRestore(Callback):
         DataError: In `fit`: the data come once and have no state; a state can't be kept; or the
             data are of another kind than those of the backup.
         FitbusError: In `fit`: none of the backups can be read.
+        OSError: In `fit`: the directory can't be written to; before the first step, if it is so.
 
     Source: Keras' `BackupAndRestore`.
     """
@@ -169,8 +170,7 @@ class BackupAndRestore(Callback):
 
     def restore(self) -> Restored | None:
         """Looks for a backup, and reads the newest whole one."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._files.clear_unfinished()
+        self._files.prepare()
         engine = self._engine()
         self._step = engine.updates
         there = newest_whole(self._files, self._directory)
@@ -266,11 +266,11 @@ class BackupAndRestore(Callback):
     def _write(self) -> None:
         with self._lock:
             taken, self._waiting = self._waiting, None
-        assert taken is not None
-        parts, others = taken
+        if taken is None:
+            return  # it was left out, since the one before failed
         try:
-            self._wait_for(others)
-            self._last = self._files.write(parts)
+            self._wait_for(taken[1])
+            self._last = self._files.write(taken[0])
         except BaseException:
             with self._lock:
                 self._waiting = None  # it would never be written; the next one says why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterable
@@ -39,6 +40,17 @@ class BackupFiles:
         self._directory = directory
         self._keep = keep
         self._damaged: set[Path] = set()
+
+    def prepare(self) -> None:
+        """Makes the directory, and deletes what somebody who was killed has left in it.
+
+        Raises:
+            OSError: It can't be made, or written to.
+        """
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(self._directory, os.W_OK | os.X_OK):  # told now, and not hours later
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._directory))
+        self.clear_unfinished()
 
     def newest_first(self) -> list[Path]:
         """Those that are there."""

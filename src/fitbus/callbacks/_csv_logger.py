@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -35,7 +36,8 @@ class CSVLogger(Callback):
     is `NA`; a list is written as `"[a, b]"`. Put it after callbacks that add to the logs.
 
     A thread of its own writes, in order; each row is in the file soon after its epoch, whatever
-    comes then, and all of them are when `fit` returns. (After a cancellation, a disk that is too
+    comes then, and all of them are when `fit` returns. A file that is taken away meanwhile is begun
+    anew, with its header. (After a cancellation, a disk that is too
     slow for half of `grace_s` may lack the last ones.) Between two rows the file isn't held open.
 
     Differs from Keras in what gets lost or made up there: the `val_*` columns are those that a
@@ -183,6 +185,8 @@ class _Table:
         if not self._columns:
             self._columns = ["epoch", *names]
             self._write(self._text([self._columns]))
+        elif not self._path.exists():  # somebody took it away
+            self._write(self._text([self._columns]))
         late = [name for name in cells if name not in self._columns]
         if late:
             _, rows = self._read()
@@ -234,8 +238,16 @@ class _Table:
         return text.getvalue().encode()
 
     def _write(self, data: bytes, *, anew: bool = False) -> None:
-        with naming(self._path), self._path.open("wb" if anew else "ab") as file:
-            file.write(data)
+        before = self._path.stat().st_size if data and self._path.is_file() else None
+        with naming(self._path):
+            try:
+                with self._path.open("wb" if anew else "ab") as file:
+                    file.write(data)
+            except OSError:
+                if before is not None:  # half a row would stay, if nobody came to write another
+                    with contextlib.suppress(OSError):
+                        os.truncate(self._path, before)
+                raise
 
 
 def _columns(names: list[str], known: frozenset[str]) -> list[str]:

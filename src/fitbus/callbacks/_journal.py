@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final, get_args
 
 from fitbus.bus import OnError, Subscription
 from fitbus.callbacks._arguments import check_flag, check_whole, path_of
+from fitbus.callbacks._background import unless
 from fitbus.callbacks._callback import Callback
 from fitbus.callbacks._encodable import encodable
 from fitbus.errors import InvalidArgumentError, one_of
@@ -63,6 +64,8 @@ class Journal(Callback):
 
     adds_logs: ClassVar[bool | frozenset[str]] = False
 
+    _keeper: _Keeper
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -91,13 +94,17 @@ class Journal(Callback):
 
     def pending_writes(self) -> Callable[[float], bool] | None:
         """The events that aren't in it yet."""
-        return None if self._subscription is None else self._subscription.mark()
+        if self._subscription is None:
+            return None
+        keeper, counts = self._keeper, self._on_error in ("raise", "stop")  # else it may lose some
+        return unless(lambda: counts and keeper.failed, self._subscription.mark())
 
     def attach(self, run: Run[Any]) -> None:
         """Subscribes to a run; `callbacks=[...]` calls it."""
         super().attach(run)
+        self._keeper = _Keeper(self, run)
         self._subscription = run.add(
-            _Keeper(self, run),
+            self._keeper,
             Event,
             wait=False,
             batched=True,
@@ -108,7 +115,11 @@ class Journal(Callback):
 
 @final
 class _Keeper:
-    """Writes one run's events; called in a thread of its own, with what has gathered."""
+    """Writes one run's events; called in a thread of its own, with what has gathered.
+
+    Attributes:
+        failed: Whether some weren't written.
+    """
 
     def __init__(self, journal: Journal, run: Run[Any]) -> None:
         self._journal = journal
@@ -116,8 +127,16 @@ class _Keeper:
         self._writer: JournalWriter | None = None
         self._from = 0  # the `seq` from which on it writes
         self._ends: tuple[type[Event], ...] = (TestEnd, PredictEnd)
+        self.failed = False
 
     def __call__(self, events: Sequence[Event]) -> None:
+        try:
+            self._write(events)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def _write(self, events: Sequence[Event]) -> None:
         if self._writer is None:
             self._writer = self._begun(events[0])
         # What is told again, when a training goes on, is there from before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 from fitbus._files import naming
 from fitbus.bus import OnError, Subscription
 from fitbus.callbacks._arguments import check_flag, check_whole
+from fitbus.callbacks._background import unless
 from fitbus.callbacks._callback import Callback
 from fitbus.callbacks._encodable import encodable
 from fitbus.callbacks._last_line import cut_last_lines, end_last_line
@@ -69,6 +71,8 @@ class JSONLogger(Callback):
     and the id of the run; and but for controls that handlers of `TrainBegin` or `EpochBegin` send,
     which act, and are told, again. The lines of earlier trainings stay, and with `append` those of
     one that didn't come to its first backup.
+
+    A file that is taken away meanwhile is begun anew with the next line.
 
     Differs from Keras in being there: Keras has none; its guide writes such a file by hand.
 
@@ -149,7 +153,10 @@ class JSONLogger(Callback):
 
     def pending_writes(self) -> Callable[[float], bool] | None:
         """The lines that aren't in the file yet."""
-        return None if self._subscription is None else self._subscription.mark()
+        if self._subscription is None or (writer := self._writer) is None:
+            return None
+        counts = self._on_error in ("raise", "stop")  # else it may lose some
+        return unless(lambda: counts and writer.failed, self._subscription.mark())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the file, whose first bytes stay in any case."""
@@ -174,6 +181,7 @@ class _Writer:
 
     Attributes:
         before: Bytes of the file that were there before the training.
+        failed: Whether some lines weren't written.
     """
 
     def __init__(self, path: Path, codec: Codec, begins: Run[Any], *, append: bool) -> None:
@@ -183,6 +191,7 @@ class _Writer:
         self._append = append
         self._from = 0  # the `seq` from which on it writes
         self._is_torn = False  # a write failed: its last line may be half of one
+        self.failed = False
         self.before = path.stat().st_size if append and path.is_file() else 0
 
     def __call__(self, events: Sequence[Event]) -> None:
@@ -193,10 +202,16 @@ class _Writer:
         if not events:
             return
         try:
-            for event in events:
-                lines += [self._codec.to_json(encodable(event)), b"\n"]
-        finally:  # one that can't be encoded takes none with it
-            self._write(b"".join(lines))
+            try:
+                for event in events:
+                    lines += [self._codec.to_json(encodable(event)), b"\n"]
+            finally:  # one that can't be encoded takes none with it
+                self._write(b"".join(lines))
+        except BaseException:
+            self.failed = True
+            if self._is_torn:
+                self._cut_torn()
+            raise
 
     def _write(self, data: bytes) -> None:
         begins = self._begins
@@ -212,6 +227,11 @@ class _Writer:
                 self._begins, self._is_torn = None, True
                 file.write(data)
             self._is_torn = False
+
+    def _cut_torn(self) -> None:
+        """Takes out half a line, since nobody may come to write the next one."""
+        with contextlib.suppress(OSError):
+            end_last_line(self._path, _is_json)
 
     def _comes_again(self, line: bytes) -> bool:
         """Whether a line tells of what the training does again."""

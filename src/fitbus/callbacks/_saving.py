@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 from fitbus.callbacks._arguments import check_flag, is_number, is_whole
@@ -102,6 +102,10 @@ class Saver(Callback):
     def state_dict(self) -> dict[str, Any]:
         """What it remembers."""
         return {"best": self.best, "batches": self._batches}
+
+    def pending_writes(self) -> Callable[[float], bool]:
+        """The checkpoints that aren't written yet."""
+        return self._background.mark()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes it back."""

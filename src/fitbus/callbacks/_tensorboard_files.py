@@ -97,7 +97,7 @@ class EventFile:
         """Adds records; waits for the file system.
 
         Raises:
-            OSError: They can't be written; none of them is.
+            OSError: They can't be written; none of them is. It names the file.
         """
         if not events:
             return
@@ -105,7 +105,7 @@ class EventFile:
             if self._path is None:
                 self._path = self._folder / _name()
             self._folder.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab", buffering=0) as file:
+            with naming(self._path), self._path.open("ab", buffering=0) as file:
                 start = file.tell()
                 first = [] if start else [_version()]
                 rest = memoryview(_encoded([*first, *events]))

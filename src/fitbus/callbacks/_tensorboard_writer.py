@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
-from fitbus.callbacks._background import Background
+from fitbus.callbacks._background import Background, unless
 from fitbus.callbacks._tensorboard_files import EventFile, check_place, event, graph_event
 from fitbus.callbacks._tensorboard_summaries import scalar
 from fitbus.events import BatchEnd, EpochBegin
@@ -48,6 +48,7 @@ class Writer:
         self._closing = False
         self._scheduled = False
         self._error: BaseException | None = None
+        self._lost = False  # something, since it was opened
         self._began = int(time.time())  # files that are made from here on are its own
         self._count = dict.fromkeys(self._files, 0)  # of records, batches' left out
 
@@ -57,6 +58,7 @@ class Writer:
         with self._changed:
             self._open = True
             self._error = None
+            self._lost = False
 
     def attach(self, run: Run[Any]) -> None:
         """Lets it know of the run's cancellation."""
@@ -84,7 +86,7 @@ class Writer:
 
     def mark(self) -> Callable[[float], bool]:
         """What waits until all is written that came so far; see `Background.mark`."""
-        return self._background.mark()
+        return unless(lambda: self._lost, self._background.mark())
 
     def flush(self) -> None:
         """Waits until all is written."""
@@ -133,7 +135,11 @@ class Writer:
 
     def write(self, to: str, events: Sequence[Any]) -> None:
         """Writes records at once."""
-        self._files[to].write(events)
+        try:
+            self._files[to].write(events)
+        except OSError:
+            self._lost = True
+            raise
 
     def _add(self, piece: _Piece) -> None:
         with self._changed:
@@ -183,6 +189,7 @@ class Writer:
                     self._files[to].write([make() for _, make in group])
         except BaseException as error:  # noqa: BLE001  # raised by the next call
             self._error = error
+            self._lost = True
 
     def _check(self) -> None:
         error, self._error = self._error, None

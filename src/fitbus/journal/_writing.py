@@ -72,7 +72,7 @@ class JournalWriter:
 
         Raises:
             TypeError: A field of an event of yours can't be encoded.
-            OSError: The file can't be written; it names it.
+            OSError: The file can't be written, or was deleted meanwhile; it names it.
         """
         gathered: list[bytes] = []
         gathered_bytes = 0
@@ -152,7 +152,8 @@ class JournalWriter:
         if not data:
             return
         path = self._file
-        with naming(path), path.open("ab", buffering=0) as file:
+        with naming(path), path.open("r+b", buffering=0) as file:  # one that is gone isn't made
+            file.seek(0, os.SEEK_END)
             view = memoryview(data)
             try:
                 while view:
