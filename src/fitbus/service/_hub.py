@@ -14,7 +14,7 @@ from fitbus.events import Codec, Event, Lagged
 if TYPE_CHECKING:
     from fitbus.train import Run
 
-__all__ = ["Frame", "Hub"]
+__all__ = ["Frame", "Hub", "Thinned"]
 
 _PACE_S = 0.02  # how long events gather before clients are woken
 _BY_CLIENT_S = 0.001  # and how much longer for each client: waking all takes a tenth of the time

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from fitbus.errors import InvalidArgumentError
 
-__all__ = ["Access", "Authorize", "Guarded", "Refused", "Rights"]
+__all__ = ["COOKIE", "LOOPBACK", "Access", "Authorize", "Guarded", "Refused", "Rights"]
 
 Access: TypeAlias = Literal["none", "read", "control"]
 Authorize: TypeAlias = Callable[[HTTPConnection], "Access | Awaitable[Access]"]
