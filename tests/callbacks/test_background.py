@@ -13,7 +13,7 @@ import pytest
 
 import fitbus
 from fitbus.callbacks import CSVLogger, ModelCheckpoint, OrbaxCheckpoint, TensorBoard
-from fitbus.callbacks._background import Background
+from fitbus.callbacks._background import Background, Lost
 from fitbus.testing import EventRecorder, Gate
 
 if TYPE_CHECKING:
@@ -144,4 +144,45 @@ def test_a_full_room_is_waited_for_and_then_refused() -> None:
     assert time.monotonic() - before >= 0.2
     gate.open()
     background.close(10.0)
+    assert done == [1]
+
+
+def test_a_mark_tells_of_what_was_lost_before_it_and_of_nothing_later() -> None:
+    """Also after the error was raised, and though what comes then is done."""
+    gate, done, background = Gate(), list[int](), Background("Test", 10.0)
+
+    def fail() -> None:
+        raise OSError("full")
+
+    background.submit(gate.pass_sync)
+    before = background.mark()
+    background.submit(fail)
+    after = background.mark()
+    assert not before(0.0)
+    assert not after(0.0)
+    gate.open()
+    assert before(10.0)
+    with pytest.raises(Lost):
+        after(10.0)
+    assert before(0.0)
+    with pytest.raises(OSError, match="full"):
+        background.mark()
+    background.submit(lambda: done.append(1))
+    later = background.mark()
+    with pytest.raises(Lost):
+        later(10.0)
+    assert done == [1]
+    background.close()
+    assert background.mark()(0.0)
+
+
+def test_work_that_is_lost_with_other_work_is_left_out_and_nobody_is_told() -> None:
+    done, background = list[int](), Background("Test", 10.0)
+
+    def lose() -> None:
+        raise Lost
+
+    background.submit(lose)
+    background.submit(lambda: done.append(1))
+    background.close()
     assert done == [1]
