@@ -62,7 +62,7 @@ from fitbus.events import (
 )
 
 if TYPE_CHECKING:
-    from fitbus import checkpoints, keras, testing, train
+    from fitbus import checkpoints, keras, service, testing, train
     from fitbus.train import (
         Batch,
         Fold,
@@ -146,6 +146,7 @@ __all__ = [
     "keras",
     "replay",
     "replay_sync",
+    "service",
     "stop_on_signals",
     "testing",
     "train",
@@ -169,7 +170,7 @@ def __getattr__(name: str) -> Any:
     """Loads what needs JAX, and the packages that aren't always needed, when first asked for."""
     if name in _FROM_TRAIN:
         return getattr(importlib.import_module("fitbus.train"), name)
-    if name in ("checkpoints", "keras", "testing", "train"):
+    if name in ("checkpoints", "keras", "service", "testing", "train"):
         return importlib.import_module(f"fitbus.{name}")
     raise AttributeError(f"module 'fitbus' has no attribute {name!r}")
 
