@@ -93,8 +93,8 @@ class Service:
 
     async def list_runs(self, _request: Request, _who: str) -> Response:
         """The runs, the newest first."""
-        shown = [shown(launch) for launch in self.launches.values()]
-        return JSONResponse({"runs": shown[::-1], "factories": sorted(self.factories)})
+        found = [shown(launch) for launch in self.launches.values()]
+        return JSONResponse({"runs": found[::-1], "factories": sorted(self.factories)})
 
     async def one_run(self, request: Request, _who: str) -> Response:
         """One run, with its counters."""
