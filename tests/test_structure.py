@@ -39,6 +39,7 @@ BELOW = {
     "checkpoints": {"_files", "errors", "train"},
     "keras": {"bus", "callbacks", "control", "errors", "events", "train"},
     "train": {"_checks", "_costs", "_loops", "bus", "control", "errors", "events", "journal"},
+    "service": {"control", "errors", "events", "journal", "train"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
         "bus",
@@ -73,10 +74,15 @@ EXCEPTIONS = {
 COMPUTES = {"checkpoints", "examples", "keras", "lazy callbacks", "testing", "train"}
 HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
 OPTIONAL = {
-    *("httpx", "keras", "matplotlib", "orbax", "rich", "safetensors", "sklearn", "sniffio"),
-    *("tensorboard", "trio"),
+    *("httpx", "keras", "matplotlib", "orbax", "prometheus_client", "rich", "safetensors"),
+    *("sklearn", "sniffio", "starlette", "tensorboard", "trio"),
 }
 OPTIONAL_AT_TOP = {
+    **{  # private files of a package that needs it, imported lazily
+        f"fitbus.service._{name}": {"starlette"}
+        for name in ("answers", "app", "page", "rights", "routes", "streams")
+    },
+    "fitbus.service._metrics": {"prometheus_client"},
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily
     "fitbus.examples.keras_model": {"keras", "sklearn"},  # a program that needs them
     "fitbus.keras": {"keras"},  # its private files, which are imported lazily
@@ -220,7 +226,7 @@ def test_what_is_optional_is_imported_where_it_is_used() -> None:
     eager = {
         found.module
         for module in TREES
-        if not module.startswith("fitbus.keras._")
+        if not module.startswith(("fitbus.keras._", "fitbus.service"))
         for found in imports(module)
         if found.how == "at the top"
     }
@@ -306,7 +312,7 @@ def test_all_of_a_package_is_what_its_file_makes_public(package: str) -> None:
 def test_public_names_say_where_they_live() -> None:
     """A public package's files are private, so each name has one place to be imported from."""
     stages = {"errors", "events", "bus", "control", "train", "callbacks", "lazy callbacks"}
-    stages |= {"journal"}
+    stages |= {"journal", "service"}
     stages |= {"checkpoints", "keras", "testing", "examples"}
     assert {part_of(m) for m in TREES if not part_of(m).startswith("_")} == {*stages, "front door"}
     files = {m for m in TREES if m.count(".") == 2 and part_of(m) != "examples"}

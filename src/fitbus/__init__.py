@@ -12,7 +12,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fitbus import bus, callbacks, control, errors, events, journal
-from fitbus._replaying import Replay, Sent, replay, replay_sync
 from fitbus.bus import Bus, Publisher, Subscription, handler
 from fitbus.callbacks import Callback
 from fitbus.control import (
@@ -62,7 +61,8 @@ from fitbus.events import (
 )
 
 if TYPE_CHECKING:
-    from fitbus import checkpoints, keras, testing, train
+    from fitbus import checkpoints, keras, service, testing, train
+    from fitbus._replaying import Replay, Sent, replay, replay_sync
     from fitbus.train import (
         Batch,
         Fold,
@@ -146,11 +146,13 @@ __all__ = [
     "keras",
     "replay",
     "replay_sync",
+    "service",
     "stop_on_signals",
     "testing",
     "train",
 ]
 
+_FROM_REPLAYING = {"Replay", "Sent", "replay", "replay_sync"}
 _FROM_TRAIN = {
     "Batch",
     "Fold",
@@ -167,9 +169,11 @@ _FROM_TRAIN = {
 
 def __getattr__(name: str) -> Any:
     """Loads what needs JAX, and the packages that aren't always needed, when first asked for."""
+    if name in _FROM_REPLAYING:
+        return getattr(importlib.import_module("fitbus._replaying"), name)
     if name in _FROM_TRAIN:
         return getattr(importlib.import_module("fitbus.train"), name)
-    if name in ("checkpoints", "keras", "testing", "train"):
+    if name in ("checkpoints", "keras", "service", "testing", "train"):
         return importlib.import_module(f"fitbus.{name}")
     raise AttributeError(f"module 'fitbus' has no attribute {name!r}")
 

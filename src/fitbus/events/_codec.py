@@ -79,6 +79,11 @@ class Codec:
                     "user_types", kind, f"its tag {tag_of(kind)!r} is taken by {other!r}"
                 )
 
+    @property
+    def types(self) -> tuple[type[Event | Control], ...]:
+        """The types that it knows."""
+        return tuple(self._types.values())
+
     def to_json(self, message: Event | Control) -> bytes:
         """Encodes a message as JSON.
 

@@ -21,7 +21,7 @@ from fitbus.errors import ControlRejectedError, InvalidArgumentError
 from fitbus.train._context import fetched
 from fitbus.train._state import TrainState, check_same, is_key
 
-__all__ = ["apply_to_state", "hyperparameters", "scheduled"]
+__all__ = ["apply_to_state", "hyperparameters", "numbers", "scheduled"]
 
 
 def apply_to_state(task: object, state: TrainState, control: Control) -> TrainState:
@@ -67,6 +67,12 @@ def hyperparameters(opt_state: Any) -> dict[str, Any]:
         for name, value in node.hyperparams.items():
             found.setdefault(name, value)
     return found
+
+
+def numbers(state: TrainState) -> dict[str, float]:
+    """The injected hyperparameters that are single numbers, on the host."""
+    found = hyperparameters(state.opt_state).items()
+    return {name: float(fetched(value)) for name, value in found if np.ndim(value) == 0}
 
 
 def scheduled(opt_state: Any) -> set[str]:

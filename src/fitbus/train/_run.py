@@ -21,6 +21,7 @@ from fitbus.bus import (
 from fitbus.control import Applied, Control, Inbox, Receipt
 from fitbus.errors import RunEndedError, WouldDeadlockError
 from fitbus.events import Event
+from fitbus.train._applying import numbers
 from fitbus.train._beside import Beside
 from fitbus.train._driver import Driver
 from fitbus.train._facts import RunFacts
@@ -195,6 +196,11 @@ class Run(RunFacts, Subscribable, Generic[ResultT]):
         state: TrainState = await self._beside.at_boundary(on_host)
         self.driver.snapshot = state
         return state
+
+    async def hyperparameters(self) -> dict[str, float]:
+        """The optimizer's hyperparameters at a step boundary, such as `"learning_rate"`."""
+        found: dict[str, float] = await self._beside.at_boundary(numbers)
+        return found
 
     async def predict(
         self,

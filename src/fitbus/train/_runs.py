@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, Unpack, final
 
@@ -116,6 +116,21 @@ class Runs(Mapping[str, Run[History]]):
         self._runs[run.id] = run
         self._tasks.start_soon(self._drive, run, self._tasks, name=f"fitbus {run.id}")
         return run
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its block is entered, and isn't being left."""
+        return self._tasks is not None
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
+        """Runs an async function beside the runs, until it ends or the block is left.
+
+        Raises:
+            FitbusError: The block isn't entered.
+        """
+        if self._tasks is None:
+            raise FitbusError("enter it first: `async with fitbus.Runs() as runs:`")
+        self._tasks.start_soon(function, *args)
 
     def stop(self, id: str, reason: str = "asked to stop") -> Receipt:
         """Asks a run to stop at a step boundary, after which it still validates.

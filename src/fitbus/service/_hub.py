@@ -1,0 +1,202 @@
+"""The events of a run, each encoded once for all who stream it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import anyio
+
+from fitbus.events import Codec, Event, Lagged
+
+if TYPE_CHECKING:
+    from fitbus.train import Run
+
+__all__ = ["Frame", "Hub", "Thinned"]
+
+_PACE_S = 0.02  # how long events gather before clients are woken
+_BY_CLIENT_S = 0.001  # and how much longer for each client: waking all takes a tenth of the time
+
+
+class Frame(NamedTuple):
+    """An event as it is sent.
+
+    Attributes:
+        run: The run's id.
+        seq: The event's; -1 of a `Lagged`.
+        time: When it happened, in Unix seconds.
+        kinds: The names of its type and of those that it extends, for filters.
+        data: As JSON.
+    """
+
+    run: str
+    seq: int
+    time: float
+    kinds: frozenset[str]
+    data: bytes
+
+    @classmethod
+    def of(cls, event: Event, codec: Codec) -> Frame:
+        """Encodes an event."""
+        kinds = _names(type(event))
+        return cls(event.run, event.seq, event.time, kinds, codec.to_json(event))
+
+
+@final
+class Hub:
+    """What clients of one run read from; each at its own pace, from where it is.
+
+    Nobody has a queue of its own: what a client holds is its place among the events kept here, so a
+    slow one costs no memory, and loses the oldest when they are let go, which it is told.
+
+    Args:
+        run: The run.
+        codec: Encodes its events.
+        retain: How many events are kept, and
+        retain_bytes: how many bytes of them.
+    """
+
+    def __init__(
+        self, run: Run[Any], codec: Codec, *, retain: int = 10_000, retain_bytes: int = 8 << 20
+    ) -> None:
+        self._run = run
+        self._codec = codec
+        self._retain = retain
+        self._retain_bytes = retain_bytes
+        self._frames: deque[Frame] = deque()
+        self._bytes = 0
+        self._start = 0  # the place of the first frame kept
+        self._news = anyio.Event()
+        self._changed = anyio.Event()
+        self._chunks: dict[Any, bytes] = {}  # made since the last news, by place and form
+        self.clients = 0
+        self.ended = False
+
+    @property
+    def end(self) -> int:
+        """The place of the frame that comes next."""
+        return self._start + len(self._frames)
+
+    @property
+    def first_seq(self) -> int | None:
+        """The `seq` of the oldest event kept."""
+        return next((frame.seq for frame in self._frames if frame.seq >= 0), None)
+
+    async def pump(self) -> None:
+        """Takes in the run's events until its end; for a task of its own."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._ring)
+                stream = self._run.subscribe(Event, Lagged, after=-1, buffer_size=self._retain)
+                async with stream:
+                    async for event in stream:
+                        self._add(Frame.of(event, self._codec))
+                tasks.cancel_scope.cancel()
+        finally:
+            self.ended = True
+            self._changed.set()
+
+    def place_after(self, seq: int) -> int:
+        """The place of the first event kept that comes after one."""
+        for place, frame in enumerate(self._frames, self._start):
+            if frame.seq > seq:
+                return place
+        return self.end
+
+    def frames(self, place: int) -> tuple[list[Frame], int, int]:
+        """What there is from a place on.
+
+        Returns:
+            The frames; the place after them; and how many were let go before they were read.
+        """
+        lost = max(0, self._start - place)
+        first = max(place, self._start) - self._start
+        return list(islice(self._frames, first, None)), self.end, lost
+
+    def chunk(self, place: int, form: str, made: Callable[[Sequence[Frame]], bytes]) -> bytes:
+        """The bytes of all frames from a place on, made once for all clients that are there."""
+        key = (place, self.end, form)
+        found = self._chunks.get(key)
+        if found is None:
+            frames, _, _ = self.frames(place)
+            found = self._chunks[key] = made(frames)
+        return found
+
+    async def wait(self, place: int, timeout: float) -> bool:
+        """Waits for something new at a place, so many seconds; tells whether there is."""
+        with anyio.move_on_after(timeout):
+            while not (self.end > place or self.ended):
+                await self._changed.wait()
+        return self.end > place or self.ended
+
+    def _add(self, frame: Frame) -> None:
+        self._frames.append(frame)
+        self._bytes += len(frame.data)
+        while len(self._frames) > self._retain or self._bytes > self._retain_bytes:
+            self._bytes -= len(self._frames.popleft().data)
+            self._start += 1
+        self._news.set()
+
+    async def _ring(self) -> None:
+        """Wakes clients, all together, and not for each event."""
+        while True:
+            await self._news.wait()
+            self._news = anyio.Event()
+            await anyio.sleep(_PACE_S + _BY_CLIENT_S * self.clients)
+            self._chunks.clear()
+            changed, self._changed = self._changed, anyio.Event()
+            changed.set()
+
+
+_KINDS: dict[type[Event], frozenset[str]] = {}
+
+
+def _names(kind: type[Event]) -> frozenset[str]:
+    found = _KINDS.get(kind)
+    if found is None:
+        bases = [base.__name__ for base in kind.__mro__ if issubclass(base, Event)]
+        found = _KINDS[kind] = frozenset(bases)
+    return found
+
+
+@final
+class Thinned:
+    """Lets some frames through.
+
+    Args:
+        types: The names of types, those that extend them included; empty for all.
+        every: Each n-th of these.
+        every_s: At most one of each type in so many seconds of the run, whether they are told as
+            they happen or later; 0 for any. The ends of epochs and of the run, and what became of
+            controls, always pass.
+    """
+
+    def __init__(self, types: frozenset[str], every: int, every_s: float) -> None:
+        self._types = types
+        self._every = every
+        self._every_s = every_s
+        self._seen = 0
+        self._last: dict[frozenset[str], float] = {}  # when one of a type passed
+        self.lets_all = not types and every == 1 and not every_s
+
+    def __call__(self, frames: Sequence[Frame]) -> Iterator[Frame]:
+        """Those that pass."""
+        for frame in frames:
+            if frame.seq < 0 or not self._types or self._types & frame.kinds:
+                if frame.seq < 0:
+                    yield frame
+                    continue
+                self._seen += 1
+                if self._seen % self._every:
+                    continue
+                if self._every_s and not frame.kinds & _ALWAYS:
+                    last = self._last.get(frame.kinds)
+                    if last is not None and 0 <= frame.time - last < self._every_s:
+                        continue
+                    self._last[frame.kinds] = frame.time
+                yield frame
+
+
+_ALWAYS = {"EpochEnd", "TrainEnd", "ControlApplied", "ControlRejected"}

@@ -1,0 +1,193 @@
+"""Runs that clients started: they queue, their trainers are made, and they run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, final
+
+import anyio
+import anyio.to_thread
+
+from fitbus.errors import FitbusError
+from fitbus.events import Codec
+from fitbus.service._factories import Factory
+from fitbus.service._hub import Hub
+from fitbus.train import Run, Runs
+
+__all__ = ["Launch", "Launches"]
+
+_RATES_S = 1.0
+_logger = logging.getLogger("fitbus")
+
+
+@final
+class Launch:
+    """A run that a client asked for, or that the application started.
+
+    Attributes:
+        id: Its id, which will be the run's.
+        name: The factory's name; empty of one that the application started.
+        parameters: What that is given.
+        hub: What its events are read from.
+        run: The run; None while it waits for its turn, and while its trainer is made.
+        error: Why there won't be one.
+        created: When it was asked for, in Unix seconds.
+        rates: The hyperparameters, as read lately, and
+        rates_step: the step that they aren't older than; -1 before they were read.
+    """
+
+    def __init__(self, id: str, name: str, parameters: Mapping[str, Any]) -> None:
+        self.id, self.name, self.parameters = id, name, dict(parameters)
+        self.run: Run[Any] | None = None
+        self.hub: Hub | None = None
+        self.error = ""
+        self.created = time.time()
+        self.is_off = False  # called off before it began
+        self.is_made = False  # its trainer is being made
+        self.began = anyio.Event()  # or never will
+        self.rates: dict[str, float] = {}
+        self.rates_step = -1
+        self._read_at = -math.inf
+
+    async def read_rates(self) -> None:
+        """Reads the hyperparameters at a boundary, unless they were read a moment ago."""
+        now = time.monotonic()
+        run = self.run
+        if run is None or run.driver.life.final or now < self._read_at + _RATES_S:
+            return
+        self._read_at = math.inf  # one reading at a time
+        try:
+            step = run.statistics().step
+            self.rates = await run.hyperparameters()
+            self.rates_step = step
+        except Exception:  # what a broken run does isn't the service's end
+            _logger.debug("the hyperparameters of %r can't be read", self.id, exc_info=True)
+        finally:
+            self._read_at = time.monotonic()
+
+    @property
+    def status(self) -> str:
+        """Where it stands: `queued`, `starting`, or a run's status."""
+        if self.run is not None:
+            return self.run.status
+        if self.error:
+            return "failed"
+        return "stopped" if self.is_off else "starting" if self.is_made else "queued"
+
+
+@final
+class Launches(Mapping[str, Launch]):
+    """All that a service shows; the oldest first.
+
+    Args:
+        runs: Who owns the runs.
+        most: How many of those that clients start run at once; the others wait for their turn.
+        waiting: How many may wait.
+        codec: Encodes events.
+        keep: How many that have ended are shown.
+        retain: How many of a run's events are kept in memory.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        *,
+        most: int,
+        waiting: int,
+        codec: Codec,
+        keep: int,
+        retain: int = 10_000,
+    ) -> None:
+        self._retain = retain
+        self._runs = runs
+        self._limiter = anyio.CapacityLimiter(most)
+        self._waiting = waiting
+        self._codec = codec
+        self._keep = keep
+        self._launches: dict[str, Launch] = {}
+
+    def start(self, factory: Factory, parameters: Mapping[str, Any]) -> Launch:
+        """Puts one in the queue.
+
+        Raises:
+            FitbusError: Too many wait.
+        """
+        if sum(launch.status == "queued" for launch in self._launches.values()) >= self._waiting:
+            raise FitbusError(f"{self._waiting} runs wait already; try again later")
+        launch = Launch(uuid.uuid4().hex[:12], factory.name, parameters)
+        self._launches[launch.id] = launch
+        self._trim()
+        self._runs.spawn(self._drive, launch, factory)
+        return launch
+
+    def hub(self, launch: Launch) -> Hub:
+        """What its events are read from; made when it is first asked for."""
+        if launch.hub is None:
+            assert launch.run is not None
+            launch.hub = Hub(launch.run, self._codec, retain=self._retain)
+            self._runs.spawn(launch.hub.pump)
+        return launch.hub
+
+    def read_rates(self, launch: Launch) -> None:
+        """Has a run's hyperparameters read, for the next who asks; nobody waits for a boundary."""
+        if self._runs.is_open:
+            self._runs.spawn(launch.read_rates)
+
+    async def _drive(self, launch: Launch, factory: Factory) -> None:
+        try:
+            async with self._limiter:
+                if launch.is_off or not self._runs.is_open:
+                    return
+                launch.is_made = True
+                made = await anyio.to_thread.run_sync(factory, launch.parameters)
+                if launch.is_off or not self._runs.is_open:
+                    return
+                options: Any = {**made.options, "run_id": launch.id}
+                run = launch.run = self._runs.start(made.trainer, made.x, made.y, **options)
+                del made, options
+                self.hub(launch)
+                launch.began.set()
+                await run.driver.life.until_over()
+        except Exception as error:  # one that can't start isn't the service's end
+            launch.error = f"{type(error).__name__}: {error}"
+            _logger.exception("run %r of %r couldn't start", launch.id, launch.name)
+        finally:
+            launch.is_off = launch.run is None
+            launch.began.set()
+
+    def __getitem__(self, id: str) -> Launch:
+        """That of an id."""
+        self._adopt()
+        return self._launches[id]
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids."""
+        self._adopt()
+        return iter(tuple(self._launches))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        self._adopt()
+        return len(self._launches)
+
+    def _adopt(self) -> None:
+        """Takes in the runs that the application started itself."""
+        for id, run in self._runs.items():
+            if id not in self._launches:
+                launch = self._launches[id] = Launch(id, "", {})
+                launch.run = run
+                launch.began.set()
+        self._trim()
+
+    def _trim(self) -> None:
+        ended = [id for id, each in self._launches.items() if each.status in _FINAL]
+        for id in ended[: max(0, len(ended) - self._keep)]:
+            if id not in self._runs:
+                del self._launches[id]
+
+
+_FINAL = ("completed", "stopped", "cancelled", "failed")

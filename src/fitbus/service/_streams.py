@@ -1,0 +1,210 @@
+"""A run's events, streamed: server-sent events, and WebSocket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import anyio
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from fitbus.events import Codec, Lagged
+from fitbus.service._hub import Frame, Hub, Thinned
+from fitbus.service._past import past_frames
+from fitbus.service._rights import Refused
+
+if TYPE_CHECKING:
+    from fitbus.service._launches import Launch
+
+__all__ = ["EventStream", "Wanted", "to_websocket"]
+
+SEND_TIMEOUT_S = 30.0
+_logger = logging.getLogger("fitbus")
+
+
+class Wanted(NamedTuple):
+    """What a client asked for.
+
+    Attributes:
+        types: The names of event types; empty for all.
+        every: Each n-th of them.
+        every_s: At most one in so many seconds.
+        after: The `seq` of the last one that it had; None begins with what is kept.
+    """
+
+    types: frozenset[str]
+    every: int
+    every_s: float
+    after: int | None
+
+    @classmethod
+    def of(cls, query: Mapping[str, str], last_id: str | None, run: str) -> Wanted:
+        """Reads it; raises `Refused`."""
+        types = frozenset(name for name in query.get("types", "").split(",") if name)
+        every = _number(query, "every", 1, whole=True)
+        every_s = _number(query, "every_s", 0.0)
+        last = last_id if last_id is not None else query.get("last_event_id")
+        after: int | None = None
+        if last:
+            run_id, _, seq = last.rpartition(":")
+            if not seq.lstrip("-").isdigit() or len(seq) > 18:
+                raise Refused(400, f"Last-Event-ID: found {last[:80]!r}; give one that was sent")
+            # Of another run: it was one before, under whose address this one is found now.
+            after = int(seq) if run_id == run else None
+        return cls(types, int(every), every_s, after)
+
+    @property
+    def thinned(self) -> Thinned:
+        """What lets through what is wanted."""
+        return Thinned(self.types, self.every, self.every_s)
+
+
+def _number(query: Mapping[str, str], name: str, least: float, *, whole: bool = False) -> float:
+    text = query.get(name)
+    if text is None:
+        return least
+    try:
+        value = float(int(text)) if whole else float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value < 1e9:
+        kind = "a whole number" if whole else "a number"
+        raise Refused(400, f"{name}: found {text[:80]!r}; give {kind} of at least {least:g}")
+    return value
+
+
+async def chunks(
+    launch: Launch, hub: Hub, wanted: Wanted, form: str, codec: Codec, heartbeat_s: float
+) -> AsyncIterator[bytes]:
+    """What a client gets, as it comes; an empty one is a heartbeat."""
+    made = _FORMS[form]
+    lets = wanted.thinned
+    place = hub.place_after(-1 if wanted.after is None else wanted.after)
+    first = hub.first_seq
+    after = -1 if wanted.after is None else wanted.after
+    if first is not None and after + 1 < first:
+        last = after
+        async for frames in past_frames(launch, after, first, codec):
+            last = frames[-1].seq
+            yield made(list(lets(frames)))
+        if last + 1 < first:
+            yield made([_lag(launch.id, last + 1, first - 1, codec)])
+    while True:
+        frames, end, lost = hub.frames(place)
+        if lost:
+            oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
+            yield made([_lag(launch.id, oldest - lost, oldest - 1, codec)])
+        if frames and lets.lets_all and not lost:
+            yield hub.chunk(place, form, made)
+        elif frames and (passed := list(lets(frames))):
+            yield made(passed)
+        place = end
+        if hub.ended and hub.end == place:
+            return
+        if not await hub.wait(place, heartbeat_s):
+            yield b""
+
+
+def _lag(run: str, first: int, last: int, codec: Codec) -> Frame:
+    count = last - first + 1
+    lagged = Lagged(run=run, subscriber="client", count=count, first_seq=first, last_seq=last)
+    return Frame.of(lagged, codec)
+
+
+def _as_sse(frames: Sequence[Frame]) -> bytes:
+    lines: list[bytes] = []
+    for frame in frames:
+        if frame.seq >= 0:
+            lines.append(b"id: %s:%d\n" % (frame.run.encode(), frame.seq))
+        lines.append(b"data: %s\n\n" % frame.data)
+    return b"".join(lines)
+
+
+def _as_lines(frames: Sequence[Frame]) -> bytes:
+    return b"\n".join(frame.data for frame in frames)
+
+
+_FORMS = {"sse": _as_sse, "lines": _as_lines}
+
+
+@final
+class EventStream(StreamingResponse):
+    """Server-sent events of a run.
+
+    Args:
+        launch: The run.
+        hub: Where they come from.
+        wanted: What the client asked for.
+        codec: Encodes what the hub doesn't have.
+        heartbeat_s: Seconds after which a comment says that the line is alive.
+    """
+
+    def __init__(
+        self, launch: Launch, hub: Hub, wanted: Wanted, codec: Codec, heartbeat_s: float
+    ) -> None:
+        self._hub = hub
+        super().__init__(
+            self._body(chunks(launch, hub, wanted, "sse", codec, heartbeat_s)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    async def _body(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        yield b"retry: 2000\n"  # of the first event
+        async for chunk in chunks:
+            yield chunk or b":\n"
+        yield b"event: end\ndata: {}\n\n"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends; lets go of a client that takes nothing for too long."""
+
+        async def limited(message: Any) -> None:
+            with anyio.fail_after(SEND_TIMEOUT_S):
+                await send(message)
+
+        self._hub.clients += 1
+        try:
+            await super().__call__(scope, receive, limited)
+        except* TimeoutError:
+            _logger.info("a client took nothing for %g s, and was let go", SEND_TIMEOUT_S)
+        finally:
+            self._hub.clients -= 1
+
+
+async def to_websocket(
+    socket: WebSocket,
+    launch: Launch,
+    hub: Hub,
+    wanted: Wanted,
+    codec: Codec,
+    heartbeat_s: float,
+) -> None:
+    """The same over an open WebSocket: messages of one event or several, one JSON a line."""
+    hub.clients += 1
+
+    async def send() -> None:
+        async for chunk in chunks(launch, hub, wanted, "lines", codec, heartbeat_s):
+            with anyio.fail_after(SEND_TIMEOUT_S):
+                await socket.send_text(chunk.decode())
+        await socket.close(1000, "the run has ended")
+
+    try:
+        async with anyio.create_task_group() as tasks:
+
+            async def receive() -> None:
+                try:
+                    while True:
+                        await socket.receive_bytes()
+                except (WebSocketDisconnect, KeyError):
+                    tasks.cancel_scope.cancel()
+
+            tasks.start_soon(receive)
+            await send()
+            tasks.cancel_scope.cancel()
+    except* TimeoutError:
+        await socket.close(1008, "nothing was taken for too long")
+    finally:
+        hub.clients -= 1
