@@ -74,7 +74,8 @@ def anyio_backend() -> str:
 
 async def fit(data: Any, *callbacks: Any, **options: Any) -> tuple[Any, Any]:
     made.clear()
-    history = await new_trainer().fit(data, callbacks=callbacks, **{"epochs": 3, **options})
+    given: dict[str, Any] = {"epochs": 3, **options}
+    history = await new_trainer().fit(data, callbacks=callbacks, **given)
     params = TRAINER.state.params
     return history.history, {name: np.asarray(params[name]).tobytes() for name in params}
 

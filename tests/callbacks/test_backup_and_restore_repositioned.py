@@ -45,7 +45,8 @@ def bits() -> dict[str, bytes]:
 
 
 async def fit(data: Any, *callbacks: Any, **options: Any) -> tuple[Any, Any]:
-    history = await new_trainer().fit(data, callbacks=callbacks, **{"epochs": 3, **options})
+    given: dict[str, Any] = {"epochs": 3, **options}
+    history = await new_trainer().fit(data, callbacks=callbacks, **given)
     return history.history, bits()
 
 

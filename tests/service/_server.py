@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Annotated, Any
 
 import httpx
@@ -13,7 +13,6 @@ import msgspec
 import uvicorn
 
 import fitbus
-import fitbus.service
 from fitbus.service import Training
 from fitbus.testing import toy_problem
 
@@ -53,7 +52,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[httpx.Client]:
+def serving(app: Any) -> Generator[httpx.Client]:
     """Serves an application on a free loopback port; gives a client that may steer."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
