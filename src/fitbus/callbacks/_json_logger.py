@@ -68,8 +68,8 @@ class JSONLogger(Callback):
     A training that goes on from a backup goes on with the file: what came after the backup is taken
     out, since it happens again, and `TrainBegin` and what else is told again isn't written again.
     So in the end there are the lines of a training that was never interrupted, but for the times
-    and the id of the run; and but for controls that handlers of `TrainBegin` or `EpochBegin` send,
-    which act, and are told, again. The lines of earlier trainings stay, and with `append` those of
+    and the id of the run; for a stop that interrupted it, such as a signal's; and for controls that
+    handlers of `TrainBegin` or `EpochBegin` send, which act, and are told, again. The lines of earlier trainings stay, and with `append` those of
     one that didn't come to its first backup.
 
     A file that is taken away meanwhile is begun anew with the next line.

@@ -146,7 +146,7 @@ class Trainer:
             steps_per_execution: How many steps are fused into one call of the device, each with its
                 own events, and controls between two calls. `"auto"`: measures whether it pays.
             controls: A journal, or all events of a run: the controls that steered it act again, at
-                the same places, and only these. So this run ends as that one did, bit for bit.
+                the same places, and only these: with the same data, seed and task it ends the same.
             grace_s: Seconds that the thread gets to end after a cancellation.
             drain_s: Seconds that handlers get to finish after the last event.
 
