@@ -69,8 +69,8 @@ class JSONLogger(Callback):
     out, since it happens again, and `TrainBegin` and what else is told again isn't written again.
     So in the end there are the lines of a training that was never interrupted, but for the times
     and the id of the run; for a stop that interrupted it, such as a signal's; and for controls that
-    handlers of `TrainBegin` or `EpochBegin` send, which act, and are told, again. The lines of earlier trainings stay, and with `append` those of
-    one that didn't come to its first backup.
+    handlers of `TrainBegin` or `EpochBegin` send, which act, and are told, again. The lines of
+    earlier trainings stay, and with `append` those of one that didn't come to its first backup.
 
     A file that is taken away meanwhile is begun anew with the next line.
 
