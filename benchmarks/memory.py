@@ -4,6 +4,8 @@ Each case runs in a process of its own: it trains, and looks at its resident mem
 /proc/self/status) after a tenth of the batches and after all of them. What it has grown by between
 the two is the figure. *By hand* publishes from a loop over a `Publisher`; *fit* trains a model that
 does next to nothing. The stuck subscriber never returns from its first event.
+
+Scenario 35.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Handlers that hold up the event loop, training or its end are named, with their stacks."""
+"""Handlers that hold up the event loop, training or its end are named, with their stacks.
+
+Scenario 33.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Updates that aren't finite are left out, at the very step, and told of by step and leaf."""
+"""Updates that aren't finite are left out, at the very step, and told of by step and leaf.
+
+Scenario 29.
+"""
 
 from __future__ import annotations
 

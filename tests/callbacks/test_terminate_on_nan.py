@@ -1,4 +1,7 @@
-"""Where a loss that is NaN or infinite ends training, and what isn't taken for one."""
+"""Where a loss that is NaN or infinite ends training, and what isn't taken for one.
+
+Scenario 29.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Odd bytes and values: decoding raises its own error only, and what decodes encodes again."""
+"""Odd bytes and values: decoding raises its own error only, and what decodes encodes again.
+
+Scenario 40.
+"""
 
 from __future__ import annotations
 

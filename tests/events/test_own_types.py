@@ -1,4 +1,7 @@
-"""Events and controls of users' own: valid from construction, by their annotations."""
+"""Events and controls of users' own: valid from construction, by their annotations.
+
+Scenario 40.
+"""
 
 from __future__ import annotations
 

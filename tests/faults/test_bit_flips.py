@@ -1,4 +1,7 @@
-"""One bit that changed, and a file that was cut off, at every place of what is read again."""
+"""One bit that changed, and a file that was cut off, at every place of what is read again.
+
+Scenario 32.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A disk that is full for a while, under each file that a training writes."""
+"""A disk that is full for a while, under each file that a training writes.
+
+Scenario 32.
+"""
 
 from __future__ import annotations
 

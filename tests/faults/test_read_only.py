@@ -1,4 +1,7 @@
-"""Folders that can't be written to, from the first step on or from a later one; what vanishes."""
+"""Folders that can't be written to, from the first step on or from a later one; what vanishes.
+
+Scenario 32.
+"""
 
 from __future__ import annotations
 

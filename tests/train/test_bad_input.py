@@ -1,4 +1,7 @@
-"""Wrong arguments: the message names the argument, what was found and what is allowed."""
+"""Wrong arguments: the message names the argument, what was found and what is allowed.
+
+Scenario 30.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Cancelling `fit`, at every stage, by an AnyIO scope and by the loop's own means."""
+"""Cancelling `fit`, at every stage, by an AnyIO scope and by the loop's own means.
+
+Scenario 26.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the training thread takes over from the caller of `fit`, and what it leaves alone."""
+"""What the training thread takes over from the caller of `fit`, and what it leaves alone.
+
+Scenario 37.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training that stands still is at a boundary: it answers those for whom it waits, too."""
+"""Training that stands still is at a boundary: it answers those for whom it waits, too.
+
+Scenario 36.
+"""
 
 from __future__ import annotations
 

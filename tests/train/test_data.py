@@ -1,4 +1,7 @@
-"""Where batches come from: arrays, trees of them, lists, iterables, factories."""
+"""Where batches come from: arrays, trees of them, lists, iterables, factories.
+
+Scenario 30.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A stop ends a run whose async validation data stall."""
+"""A stop ends a run whose async validation data stall.
+
+Scenario 30.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Errors in every place: what leaves `fit` is the error itself, and nothing is left behind."""
+"""Errors in every place: what leaves `fit` is the error itself, and nothing is left behind.
+
+Scenario 27.
+"""
 
 from __future__ import annotations
 

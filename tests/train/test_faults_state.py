@@ -1,4 +1,7 @@
-"""What faults leave of the state, and what is the caller's own."""
+"""What faults leave of the state, and what is the caller's own.
+
+Scenario 38.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Threads that don't end in time: named, and waited for by whoever comes next."""
+"""Threads that don't end in time: named, and waited for by whoever comes next.
+
+Scenario 39.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`stop_on_signals`: what a signal does to a training, and what it does after that."""
+"""`stop_on_signals`: what a signal does to a training, and what it does after that.
+
+Scenario 28.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The trainer: its state, its arguments, and one call at a time."""
+"""The trainer: its state, its arguments, and one call at a time.
+
+Scenario 34.
+"""
 
 from __future__ import annotations
 
@@ -239,3 +242,31 @@ def test_a_wrong_argument_is_refused_naming_it(name: str) -> None:
 def test_params_that_are_no_arrays_are_refused_naming_the_leaf(leaf: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"params\['layers'\]\[0\].*arrays or numbers"):
         fitbus.Trainer(PROBLEM.task, {"layers": [leaf], "b": 0.0})
+
+
+async def test_two_trainers_share_the_loop() -> None:
+    """Both get on while the other does: neither has to wait until the other one is done."""
+    begun = [anyio.Event(), anyio.Event()]
+    ends: list[int] = []
+
+    async def train(number: int) -> None:
+        @fitbus.handler(fitbus.TrainBegin)
+        async def begins(event: fitbus.TrainBegin) -> None:
+            begun[number].set()
+            await begun[1 - number].wait()
+
+        @fitbus.handler(fitbus.EpochEnd)
+        async def ends_epoch(event: fitbus.EpochEnd) -> None:
+            ends.append(number)
+
+        own = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+        await own.fit(
+            PROBLEM.x, PROBLEM.y, batch_size=16, epochs=100, callbacks=[begins, ends_epoch]
+        )
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(train, 0)
+        tasks.start_soon(train, 1)
+    assert ends.count(0) == ends.count(1) == 100
+    first = min(len(ends) - 1 - ends[::-1].index(0), len(ends) - 1 - ends[::-1].index(1))
+    assert {0, 1} <= set(ends[: first // 2])
