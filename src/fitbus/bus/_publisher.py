@@ -74,8 +74,6 @@ class Publisher(Sender):
     ) -> None:
         super().__init__(bus, bus.runs.new_id("run") if run is None else run, flush_s)
         self.inbox = Inbox() if inbox is None else inbox
-        self.inbox.on_post = self.ring
-        self.inbox.may_wait = lambda: not self.served_here()
         self.on_standstill: Callable[[], object] = lambda: None
         self.failures = Failures()
         self.retired: list[Retired] = []
@@ -83,6 +81,9 @@ class Publisher(Sender):
         self.desk = Desk(self, self.inbox, apply)
         self.standstill = Standstill(self, bus)
         self.thread_calls = ThreadCalls(self, self.standstill)
+        # Last: others may send to an inbox that was there before, while this is being made.
+        self.inbox.may_wait = lambda: not self.served_here()
+        self.inbox.on_post = self.ring
         bus.runs.attach(self)
 
     def __enter__(self) -> Self:
