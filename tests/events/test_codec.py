@@ -1,4 +1,7 @@
-"""The codec: JSON and MessagePack carry every event and control, odd values and unknown types."""
+"""The codec: JSON and MessagePack carry every event and control, odd values and unknown types.
+
+Scenario 40.
+"""
 
 from __future__ import annotations
 

@@ -165,6 +165,10 @@ DATA: dict[str, tuple[Any, Any, dict[str, Any], str, str]] = {
     "an empty batch": ([(X[:0], Y[:0])], None, {}, "x batch", "it is empty"),
     "a later empty batch": ([X[:8], X[:0]], None, {}, "x batch", "it is empty"),
     "a batch of text": (["abc"], None, {}, "x batch", "found a scalar"),
+    "texts in a batch": ([(WORDS, Y)], None, {}, "x batch", "found ndarray of <U1; give arrays of"),
+    "later texts": ([X[:8], WORDS[:8]], None, {}, "x batch", "found ndarray of <U1; give arrays"),
+    "later texts as y": ([(X[:8], Y[:8]), (X[:8], WORDS[:8])], None, {}, "y", "of <U1; give"),
+    "objects in a batch": ([X.astype(object)], None, {}, "x batch", "of object; give arrays of"),
     "a batch of nothing": ([None], None, {}, "x batch", "found None, which holds no array"),
     "weights in a batch": (
         [(X[:8], Y[:8], np.ones(7))],

@@ -245,7 +245,10 @@ def test_params_that_are_no_arrays_are_refused_naming_the_leaf(leaf: Any) -> Non
 
 
 async def test_two_trainers_share_the_loop() -> None:
-    """Both get on while the other does: neither has to wait until the other one is done."""
+    """When one is done, the other has made a quarter of its epochs at least; nearly all, mostly.
+
+    Both have compiled before: whoever compiles last would be late, whatever its share.
+    """
     begun = [anyio.Event(), anyio.Event()]
     ends: list[int] = []
 
@@ -260,6 +263,7 @@ async def test_two_trainers_share_the_loop() -> None:
             ends.append(number)
 
         own = fitbus.Trainer(PROBLEM.task, PROBLEM.params)
+        await own.fit(PROBLEM.x, PROBLEM.y, batch_size=16)
         await own.fit(
             PROBLEM.x, PROBLEM.y, batch_size=16, epochs=100, callbacks=[begins, ends_epoch]
         )
@@ -268,5 +272,6 @@ async def test_two_trainers_share_the_loop() -> None:
         tasks.start_soon(train, 0)
         tasks.start_soon(train, 1)
     assert ends.count(0) == ends.count(1) == 100
-    first = min(len(ends) - 1 - ends[::-1].index(0), len(ends) - 1 - ends[::-1].index(1))
-    assert {0, 1} <= set(ends[: first // 2])
+    slower = ends[-1]
+    done = len(ends) - ends[::-1].index(1 - slower)
+    assert ends[:done].count(slower) >= 25

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 Shuffle: TypeAlias = bool | Literal["batch"]  # "batch": within each batch only
+NO_NUMBERS = "USOMm"  # the kinds of dtypes of texts, objects and dates
 
 
 @final
@@ -123,11 +124,16 @@ class ArraySource(Source):
         return HostBatch(self._batch(picked, weight), rest)
 
 
+def no_numbers(argument: str, leaf: Any, dtype: Any) -> DataError:
+    """What is raised for an array of texts, dates or objects."""
+    return DataError(argument, f"found {type(leaf).__name__} of {dtype}; give arrays of numbers")
+
+
 def rows(tree: Any, argument: str = "x") -> int:
     """The common first dimension of all leaves.
 
     Raises:
-        DataError: There is none.
+        DataError: There is none, or a leaf holds no numbers.
     """
     leaves = jax.tree.leaves(tree)
     if not leaves:
@@ -137,6 +143,8 @@ def rows(tree: Any, argument: str = "x") -> int:
         shape = np.shape(leaf)
         if not shape:
             raise DataError(argument, "found a scalar; the first dimension must be the examples")
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in NO_NUMBERS:
+            raise no_numbers(argument, leaf, leaf.dtype)
         counts.add(shape[0])
     if len(counts) > 1:
         raise DataError(argument, f"its arrays have different lengths: {sorted(counts)}")
@@ -195,10 +203,8 @@ def arrays_of(argument: str, tree: Any) -> Any:
         if isinstance(leaf, jax.Array):
             return leaf
         array = np.asarray(leaf)
-        if array.dtype == object or array.dtype.kind in "USOMm":
-            raise DataError(
-                argument, f"found {type(leaf).__name__} of {array.dtype}; give arrays of numbers"
-            )
+        if array.dtype.kind in NO_NUMBERS:
+            raise no_numbers(argument, leaf, array.dtype)
         return array
 
     return jax.tree.map(check, tree)
