@@ -22,7 +22,8 @@ BELOW = {
     "errors": set[str](),
     "_checks": {"errors"},
     "_files": set[str](),
-    "_loops": set[str](),
+    "_lists": set[str](),
+    "_loops": {"errors"},
     "_columns": set[str](),
     "_costs": {"_columns"},
     "_fields": {"_checks", "errors"},
@@ -38,7 +39,9 @@ BELOW = {
     },
     "checkpoints": {"_files", "errors", "train"},
     "keras": {"bus", "callbacks", "control", "errors", "events", "train"},
-    "train": {"_checks", "_costs", "_loops", "bus", "control", "errors", "events", "journal"},
+    "train": {
+        *("_checks", "_costs", "_lists", "_loops", "bus", "control", "errors", "events", "journal"),
+    },
     "service": {"control", "errors", "events", "journal", "train"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
@@ -57,7 +60,7 @@ BELOW = {
     "__main__": {"_bench", "_journal_command", "examples"},
     "_bench": {"_specs", "errors", "testing"},
     "_journal_command": {"errors", "events", "journal"},
-    "_replaying": {"_loops", "bus", "control", "errors", "events", "journal"},
+    "_replaying": {"_lists", "_loops", "bus", "control", "errors", "events", "journal"},
     "_specs": {"bus", "errors", "events"},
     "front door": {"_replaying", "bus", "callbacks", "control", "errors", "events", "journal"},
 }

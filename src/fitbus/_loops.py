@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextvars
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, final
 
 import anyio
 from anyio.lowlevel import EventLoopToken, current_token
 
-__all__ = ["Alarm", "LoopHandle", "in_event_loop", "loop_context", "run_in_daemon_thread"]
+from fitbus.errors import FitbusError
+
+__all__ = [
+    "Alarm",
+    "LoopHandle",
+    "in_event_loop",
+    "in_own_loop",
+    "loop_context",
+    "run_in_daemon_thread",
+]
 
 T = TypeVar("T")
 
@@ -85,6 +94,28 @@ def in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def in_own_loop(call: str, function: Callable[[], Awaitable[T]]) -> T:
+    """Does what is async in an event loop of its own (asyncio).
+
+    Args:
+        call: What to write where a loop is running, such as `trainer.fit`.
+        function: Starts it.
+
+    Raises:
+        FitbusError: Called inside a running event loop.
+    """
+    if in_event_loop():
+        raise FitbusError(
+            f"{call.rpartition('.')[2]}_sync would block the running event loop; write"
+            f" `await {call}(...)`"
+        )
+
+    async def main() -> T:
+        return await function()
+
+    return anyio.run(main)
 
 
 def loop_context() -> contextvars.Context:

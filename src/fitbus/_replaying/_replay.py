@@ -10,12 +10,13 @@ from typing import Any, final
 import anyio
 
 from fitbus import journal
-from fitbus._loops import in_event_loop, run_in_daemon_thread
+from fitbus._lists import flattened
+from fitbus._loops import in_own_loop, run_in_daemon_thread
 from fitbus._replaying._results import Replay
 from fitbus._replaying._run import ReplayedRun
 from fitbus.bus import Bus, Publisher
 from fitbus.control import Control
-from fitbus.errors import FitbusError, InvalidArgumentError, ReplayError
+from fitbus.errors import InvalidArgumentError, ReplayError
 from fitbus.events import Event, Lagged
 
 __all__ = ["replay", "replay_sync"]
@@ -67,7 +68,7 @@ async def replay(
     bus = Bus()
     run = ReplayedRun(bus)
     again = _Again(run, _events(record, user_types))
-    attached = list(_flattened(handlers))
+    attached = list(flattened(handlers))
     error: BaseException | None = None
     async with bus:
         try:
@@ -100,15 +101,9 @@ def replay_sync(
     Raises:
         FitbusError: Called inside a running event loop: write `await fitbus.replay(...)` there.
     """
-    if in_event_loop():
-        raise FitbusError(
-            "replay_sync would block the running event loop; write `await fitbus.replay(...)`"
-        )
-
-    async def main() -> Replay:
-        return await replay(record, handlers, *user_types, drain_s=drain_s)
-
-    return anyio.run(main)
+    return in_own_loop(
+        "fitbus.replay", lambda: replay(record, handlers, *user_types, drain_s=drain_s)
+    )
 
 
 @final
@@ -189,31 +184,18 @@ class _Again:
 
 
 def _events(record: Any, user_types: tuple[type[Event | Control], ...]) -> Iterator[Event]:
-    if isinstance(record, str | os.PathLike):
-        return journal.read(record, *user_types)
-    if isinstance(record, bytes) or not isinstance(record, Iterable):
-        raise InvalidArgumentError("record", record, "give the path of a journal, or events")
-    if user_types:
+    events = journal.events_of("record", record, *user_types)
+    if user_types and not isinstance(record, str | os.PathLike):
         raise InvalidArgumentError(
             "user_types", user_types, "they are for a journal's path; events have their types"
         )
-    return iter(record)
+    return events
 
 
 def _checked(event: object) -> Event:
     if not isinstance(event, Event):
         raise InvalidArgumentError("record", event, "give events, such as those of a journal")
     return event
-
-
-def _flattened(handlers: Any) -> Iterator[Any]:
-    if not isinstance(handlers, list | tuple):
-        handlers = [handlers]
-    for item in handlers:
-        if isinstance(item, list | tuple):
-            yield from _flattened(item)
-        elif item is not None:
-            yield item
 
 
 def _attach(run: ReplayedRun, handler: Any) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple, final
 
 from fitbus._replaying._results import Sent
-from fitbus.bus import Bus, DeliveryReport, Hook, Options, Publisher, Subscription
+from fitbus.bus import Bus, DeliveryReport, Publisher
 from fitbus.control import Applied, Control, Receipt, SetLearningRate, StopTraining
 from fitbus.errors import ReplayError
 from fitbus.events import ControlApplied, EpochEnd, Event, TrainBegin, TrainEnd
@@ -170,6 +170,7 @@ class ReplayedRun(_Absent):
         self.add = bus.add
         self.subscribe = bus.subscribe
         self.wait_for = bus.wait_for
+        self.attach_subscription = bus.attach_subscription  # for callbacks
 
     @property
     def id(self) -> str:
@@ -229,15 +230,3 @@ class ReplayedRun(_Absent):
     def at_end(self, function: Callable[[], object]) -> None:
         """Calls a function when all is over."""
         self.ends.append(function)
-
-    def attach_subscription(
-        self,
-        kinds: Sequence[type[Event]],
-        options: Options,
-        *,
-        name: str,
-        hook: Hook | None = None,
-        hooks: dict[type[Event], Hook] | None = None,
-    ) -> Subscription[Any]:
-        """For callbacks: attaches their hooks."""
-        return self.bus.attach_subscription(kinds, options, name=name, hook=hook, hooks=hooks)

@@ -125,9 +125,7 @@ class Sender(abc.ABC):
     def go_on(self, seq: int) -> None:
         """Gives the next event this `seq`, where a run goes on from an earlier one; never back."""
         with self.lock:
-            if seq > self.delivery.seq:
-                self.delivery.seq = seq
-                self.tail.begin(seq)
+            self.renumber(max(seq, self.delivery.seq))
 
     def renumber(self, seq: int) -> None:
         """Gives the next event this `seq`, of those that are told once more."""

@@ -8,7 +8,7 @@ these eight bytes (three uint32, little-endian), and the payload, one event as `
 encodes it.
 """
 
-from fitbus.journal._reading import read
+from fitbus.journal._reading import check_events, events_of, read
 from fitbus.journal._writing import JournalWriter
 
-__all__ = ["JournalWriter", "read"]
+__all__ = ["JournalWriter", "check_events", "events_of", "read"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError, JournalError
 from fitbus.events import Codec, Event
 from fitbus.journal._segments import frames, segments
 
-__all__ = ["decoded", "read"]
+__all__ = ["check_events", "decoded", "events_of", "read"]
 
 
 def read(
@@ -38,6 +39,37 @@ def read(
     if run is not None and not isinstance(run, str):
         raise InvalidArgumentError("run", run, "give the id of a run, a text")
     return _events(Path(path), Codec(*user_types), run)
+
+
+def check_events(argument: str, given: object) -> None:
+    """Refuses what is neither the path of a journal nor events.
+
+    Raises:
+        InvalidArgumentError: It is something else; names the argument.
+    """
+    is_path = isinstance(given, str | os.PathLike)
+    if not (str(given) if is_path else isinstance(given, Iterable)) or isinstance(given, bytes):
+        raise InvalidArgumentError(
+            argument, given, "give the path of a journal, or events of a run, in order"
+        )
+
+
+def events_of(argument: str, given: Any, *user_types: type[Event | Control]) -> Iterator[Event]:
+    """The events of a journal, by its path, or those that are given, one by one.
+
+    Args:
+        argument: The name of the argument, for messages.
+        given: The path of a journal, a `Journal`, or events.
+        user_types: As in `read`, for a path.
+
+    Raises:
+        InvalidArgumentError: It is neither.
+    """
+    check_events(argument, given)
+    if isinstance(given, str | os.PathLike):
+        return read(given, *user_types)
+    events: Iterable[Event] = given
+    return iter(events)
 
 
 def _events(path: Path, codec: Codec, run: str | None) -> Iterator[Event]:

@@ -34,7 +34,7 @@ def shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
     if launch.error or (run is not None and run.driver.life.error is not None):
         # What went wrong is in the service's log; clients get its kind, and no more.
         error = None if run is None else run.driver.life.error
-        found["error"] = launch.error.partition(":")[0] if error is None else type(error).__name__
+        found["error"] = launch.error if error is None else type(error).__name__
     if run is not None:
         counters = run.statistics()
         found |= {"step": counters.step, "seconds": counters.seconds, **_ends(run)}

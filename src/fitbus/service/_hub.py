@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import anyio
@@ -105,23 +105,21 @@ class Hub:
                 return place
         return self.end
 
-    def frames(self, place: int) -> tuple[list[Frame], int, int]:
-        """What there is from a place on.
+    def lost(self, place: int) -> int:
+        """How many frames were let go from a place on, before they were read."""
+        return max(0, self._start - place)
 
-        Returns:
-            The frames; the place after them; and how many were let go before they were read.
-        """
-        lost = max(0, self._start - place)
-        first = max(place, self._start) - self._start
-        return list(islice(self._frames, first, None)), self.end, lost
+    def frames(self, place: int) -> list[Frame]:
+        """What there is from a place on."""
+        kept = self._frames  # picked from its end, where clients are
+        return [kept[i] for i in range(max(0, place - self._start), len(kept))]
 
     def chunk(self, place: int, form: str, made: Callable[[Sequence[Frame]], bytes]) -> bytes:
         """The bytes of all frames from a place on, made once for all clients that are there."""
         key = (place, self.end, form)
         found = self._chunks.get(key)
         if found is None:
-            frames, _, _ = self.frames(place)
-            found = self._chunks[key] = made(frames)
+            found = self._chunks[key] = made(self.frames(place))
         return found
 
     async def wait(self, place: int, timeout: float) -> bool:
@@ -150,15 +148,9 @@ class Hub:
             changed.set()
 
 
-_KINDS: dict[type[Event], frozenset[str]] = {}
-
-
+@cache
 def _names(kind: type[Event]) -> frozenset[str]:
-    found = _KINDS.get(kind)
-    if found is None:
-        bases = [base.__name__ for base in kind.__mro__ if issubclass(base, Event)]
-        found = _KINDS[kind] = frozenset(bases)
-    return found
+    return frozenset(base.__name__ for base in kind.__mro__ if issubclass(base, Event))
 
 
 @final
@@ -184,19 +176,20 @@ class Thinned:
     def __call__(self, frames: Sequence[Frame]) -> Iterator[Frame]:
         """Those that pass."""
         for frame in frames:
-            if frame.seq < 0 or not self._types or self._types & frame.kinds:
-                if frame.seq < 0:
-                    yield frame
-                    continue
-                self._seen += 1
-                if self._seen % self._every:
-                    continue
-                if self._every_s and not frame.kinds & _ALWAYS:
-                    last = self._last.get(frame.kinds)
-                    if last is not None and 0 <= frame.time - last < self._every_s:
-                        continue
-                    self._last[frame.kinds] = frame.time
+            if frame.seq < 0:  # what was lost is always told
                 yield frame
+                continue
+            if self._types and not self._types & frame.kinds:
+                continue
+            self._seen += 1
+            if self._seen % self._every:
+                continue
+            if self._every_s and not frame.kinds & _ALWAYS:
+                last = self._last.get(frame.kinds)
+                if last is not None and 0 <= frame.time - last < self._every_s:
+                    continue
+                self._last[frame.kinds] = frame.time
+            yield frame
 
 
 _ALWAYS = {"EpochEnd", "TrainEnd", "ControlApplied", "ControlRejected"}

@@ -34,7 +34,7 @@ class Launch:
         parameters: What that is given.
         hub: What its events are read from.
         run: The run; None while it waits for its turn, and while its trainer is made.
-        error: Why there won't be one.
+        error: The kind of error for which there won't be one; what it says is in the log.
         created: When it was asked for, in Unix seconds.
         rates: The hyperparameters, as read lately, and
         rates_step: the step that they aren't older than; -1 before they were read.
@@ -153,7 +153,7 @@ class Launches(Mapping[str, Launch]):
                 launch.began.set()
                 await run.driver.life.until_over()
         except Exception as error:  # one that can't start isn't the service's end
-            launch.error = f"{type(error).__name__}: {error}"
+            launch.error = type(error).__name__
             _logger.exception("run %r of %r couldn't start", launch.id, launch.name)
         finally:
             launch.is_off = launch.run is None

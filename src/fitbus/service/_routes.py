@@ -208,8 +208,7 @@ class Service:
     async def _hub(self, launch: Launch) -> Hub:
         await launch.began.wait()
         if launch.run is None:
-            kind = launch.error.partition(":")[0]
-            raise Refused(409, f"the run never began: {kind or 'it was called off'}")
+            raise Refused(409, f"the run never began: {launch.error or 'it was called off'}")
         hub = self.launches.hub(launch)
         if hub.clients >= self.max_streams:
             raise Refused(503, f"{self.max_streams} streams are open", {"Retry-After": "10"})

@@ -82,30 +82,40 @@ async def chunks(
     """What a client gets, as it comes; an empty one is a heartbeat."""
     made = _FORMS[form]
     lets = wanted.thinned
-    place = hub.place_after(-1 if wanted.after is None else wanted.after)
-    first = hub.first_seq
     after = -1 if wanted.after is None else wanted.after
-    if first is not None and after + 1 < first:
-        last = after
-        async for frames in past_frames(launch, after, first, codec):
-            last = frames[-1].seq
+    place, first = hub.place_after(after), hub.first_seq
+    if first is not None:
+        async for frames in _before(launch, after, first, codec):
             yield made(list(lets(frames)))
-        if last + 1 < first:
-            yield made([_lag(launch.id, last + 1, first - 1, codec)])
     while True:
-        frames, end, lost = hub.frames(place)
-        if lost:
-            oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
-            yield made([_lag(launch.id, oldest - lost, oldest - 1, codec)])
-        if frames and lets.lets_all and not lost:
-            yield hub.chunk(place, form, made)
-        elif frames and (passed := list(lets(frames))):
-            yield made(passed)
+        end, lost = hub.end, hub.lost(place)
+        if lets.lets_all and not lost:
+            if end > place:
+                yield hub.chunk(place, form, made)
+        else:
+            frames = hub.frames(place)
+            if lost:
+                oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
+                yield made([_lag(launch.id, oldest - lost, oldest - 1, codec)])
+            if passed := list(lets(frames)):
+                yield made(passed)
         place = end
         if hub.ended and hub.end == place:
             return
         if not await hub.wait(place, heartbeat_s):
             yield b""
+
+
+async def _before(
+    launch: Launch, after: int, first: int, codec: Codec
+) -> AsyncIterator[Sequence[Frame]]:
+    """What comes between two numbers and isn't kept: from the journal, or as a loss."""
+    if after + 1 < first:
+        async for frames in past_frames(launch, after, first, codec):
+            after = frames[-1].seq
+            yield frames
+    if after + 1 < first:
+        yield [_lag(launch.id, after + 1, first - 1, codec)]
 
 
 def _lag(run: str, first: int, last: int, codec: Codec) -> Frame:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, final
 import jax
 import numpy as np
 
+from fitbus import journal
 from fitbus.errors import DataError, InvalidArgumentError
 from fitbus.events import Event
 from fitbus.train._arrays import Shuffle, arrays_of, is_arrays, rows, tupled
@@ -19,7 +20,6 @@ from fitbus.train._data import source
 from fitbus.train._feed import Feed
 from fitbus.train._fit import FitJob
 from fitbus.train._pass import Pull
-from fitbus.train._record import check_given
 from fitbus.train._repeating import Record
 from fitbus.train._steps import Steps
 from fitbus.train._weights import check_weight
@@ -107,7 +107,7 @@ class FitArguments:
             positive("steps_per_execution", self.steps_per_execution, also='"auto"')
         verbosity(self.verbose)
         if self.controls is not None:
-            check_given(self.controls)
+            journal.check_events("controls", self.controls)
         if not isinstance(self.shuffle, bool) and self.shuffle != "batch":
             raise InvalidArgumentError("shuffle", self.shuffle, "allowed are True, False, 'batch'")
         split = self.validation_split

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from fitbus._lists import flattened
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import Event
 
 if TYPE_CHECKING:
     from fitbus.train._run import Run
 
-__all__ = ["attach", "attach_all", "flattened"]
+__all__ = ["attach", "attach_all"]
 
 
 def attach(run: Run[Any], callback: Any) -> None:
@@ -77,16 +78,3 @@ def _parts(callback: Any) -> Iterator[Any]:
         yield from parts
     else:
         yield callback
-
-
-def flattened(callbacks: Iterable[Any] | None) -> Iterator[Any]:
-    """The items of nested lists, in order."""
-    if callbacks is None:
-        return
-    if not isinstance(callbacks, Iterable):
-        callbacks = [callbacks]
-    for item in callbacks:
-        if isinstance(item, list | tuple):
-            yield from flattened(item)
-        elif item is not None:
-            yield item

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, final
 
 import anyio
 
+from fitbus._lists import flattened
 from fitbus._loops import LoopHandle, run_in_daemon_thread
 from fitbus.bus import stands_in, stood_for
 from fitbus.errors import RunEndedError, WrongThreadError
-from fitbus.train._attaching import flattened
 from fitbus.train._engine import Engine
 from fitbus.train._request import Request
 from fitbus.train._state import TrainState, copied

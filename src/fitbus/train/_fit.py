@@ -133,9 +133,7 @@ class FitJob:
         first = engine.stops[0] if engine.stops else None
         assert reason in get_args(EndReason)
         engine.activity = "in a handler of TrainEnd"
-        if self._record is not None:
-            self._record.told += 1
-        engine.publisher.barrier(
+        engine.barrier(
             TrainEnd(
                 logs=self._logs,
                 reason=reason,  # type: ignore[arg-type]  # checked above

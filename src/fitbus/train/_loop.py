@@ -67,9 +67,8 @@ def train_epoch(
         boundary(engine, watch)
         if engine.epoch_over:
             if engine.stop_epoch and engine.batch and not made_for:
-                left = batches.take(
-                    1
-                )  # goes on where it was to end: as if it had been gone through
+                # It goes on where it was to end: for the data, as if it had been gone through.
+                left = batches.take(1)
             break
         engine.activity = "waiting for a batch"
         if feed.may_block:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, final
 import jax
 import numpy as np
 
+from fitbus._lists import flattened
 from fitbus.bus import stands_in
 from fitbus.control import Control, SetLearningRate, StopTraining, UpdateState
 from fitbus.errors import InvalidArgumentError, WrongThreadError
 from fitbus.train._applying import hyperparameters
-from fitbus.train._attaching import flattened
 from fitbus.train._nested import Nested
 from fitbus.train._npz import save_npz
 from fitbus.train._state import TrainState, copied

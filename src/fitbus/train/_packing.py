@@ -69,8 +69,11 @@ def packed(engine: Engine) -> list[Any]:
 
 def _waiting(engine: Engine) -> list[tuple[bytes, str]]:
     """Controls that came since the boundary was reached; stops and pauses are of this process."""
+    waiting = engine.publisher.inbox.waiting()
+    if not waiting:
+        return []
     codec, found = Codec(), list[tuple[bytes, str]]()
-    for control, source in engine.publisher.inbox.waiting():
+    for control, source in waiting:
         if not isinstance(control, StopTraining | Pause | Resume):
             try:
                 found.append((codec.to_msgpack(control), source))

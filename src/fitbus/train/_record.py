@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
-from fitbus import journal
 from fitbus.control import (
     Control,
     Pause,
@@ -32,7 +30,7 @@ from fitbus.events import (
     TrainEnd,
 )
 
-__all__ = ["Acted", "Place", "check_given", "events_of", "passed_by", "read_record"]
+__all__ = ["Acted", "Place", "passed_by", "read_record"]
 
 _MARKS = (
     TrainBegin,
@@ -76,31 +74,6 @@ class Acted(NamedTuple):
     epoch: int
     control: Control
     source: str
-
-
-def check_given(given: object) -> None:
-    """Refuses what is neither the path of a journal nor events."""
-    if isinstance(given, str | os.PathLike):
-        fits = bool(str(given))
-    else:
-        fits = isinstance(given, Iterable) and not isinstance(given, bytes)
-    if not fits:
-        raise InvalidArgumentError(
-            "controls", given, "give the path of a journal, or the events of a run"
-        )
-
-
-def events_of(given: Any, types: Iterable[type[Control]]) -> Iterable[Event]:
-    """The events of what `fit` was given as `controls`.
-
-    Args:
-        given: The path of a journal, or events.
-        types: Of the user's own controls, to be decoded.
-    """
-    if isinstance(given, str | os.PathLike):
-        return journal.read(given, *types)
-    events: Iterable[Event] = given
-    return events
 
 
 def read_record(given: str, events: Iterable[Event]) -> tuple[TrainBegin, list[Acted], bool]:

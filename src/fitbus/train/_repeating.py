@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, final
 
+from fitbus import journal
 from fitbus.control import (
     Applied,
     Control,
@@ -17,7 +18,7 @@ from fitbus.control import (
     UnknownControl,
 )
 from fitbus.errors import ControlRejectedError, InvalidArgumentError
-from fitbus.train._record import Acted, Place, events_of, passed_by, read_record
+from fitbus.train._record import Acted, Place, passed_by, read_record
 
 if TYPE_CHECKING:
     from fitbus.train._engine import Engine
@@ -69,7 +70,9 @@ class Record:
             OSError: It can't be read.
         """
         own: Mapping[type[Control], Any] = getattr(engine.steps.task, "controls", {})
-        began, self._left, guarded = read_record(self._name, events_of(self._given, own))
+        began, self._left, guarded = read_record(
+            self._name, journal.events_of("controls", self._given, *own)
+        )
         if guarded and engine.preparation.guard is None:
             raise InvalidArgumentError(
                 "controls",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio
-
-from fitbus._loops import in_event_loop
-from fitbus.errors import FitbusError, InvalidArgumentError
+from fitbus.errors import InvalidArgumentError
 from fitbus.train._arguments import seconds, verbosity
 from fitbus.train._attaching import attach_all
 from fitbus.train._run import Run
@@ -16,7 +13,7 @@ from fitbus.train._run import Run
 if TYPE_CHECKING:
     from fitbus.train._trainer import Trainer
 
-__all__ = ["in_own_loop", "new_run"]
+__all__ = ["new_run"]
 
 T = TypeVar("T")
 
@@ -49,24 +46,3 @@ def new_run(
     run: Run[Any] = Run(trainer, job, id, grace_s=grace_s, drain_s=drain_s)
     attach_all(run, callbacks, verbose=shown)
     return run
-
-
-def in_own_loop(call: str, function: Callable[[], Awaitable[T]]) -> T:
-    """Does a trainer's call in an event loop of its own.
-
-    Args:
-        call: The name of the trainer's method.
-        function: Starts it.
-
-    Raises:
-        FitbusError: Called inside a running event loop.
-    """
-    if in_event_loop():
-        raise FitbusError(
-            f"{call}_sync would block the running event loop; write `await trainer.{call}(...)`"
-        )
-
-    async def main() -> T:
-        return await function()
-
-    return anyio.run(main)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, Unpack, final
 
+from fitbus._loops import in_own_loop
 from fitbus.bus import Bus
 from fitbus.errors import InvalidArgumentError
 from fitbus.train._arguments import (
@@ -28,7 +29,7 @@ from fitbus.train._plain import EvaluateOptions, PredictOptions, plain_feed
 from fitbus.train._predict import PredictJob
 from fitbus.train._pull import Puller
 from fitbus.train._run import Run
-from fitbus.train._starting import in_own_loop, new_run
+from fitbus.train._starting import new_run
 from fitbus.train._state import TrainState
 from fitbus.train._steps import Steps
 from fitbus.train._task import Task
@@ -265,7 +266,7 @@ class Trainer:
         Raises:
             FitbusError: Called inside a running event loop: write `await trainer.fit(...)` there.
         """
-        return in_own_loop("fit", lambda: self.fit(x, y, **options))
+        return in_own_loop("trainer.fit", lambda: self.fit(x, y, **options))
 
     def evaluate_sync(
         self, x: Any, y: Any = None, **options: Unpack[EvaluateOptions]
@@ -275,7 +276,7 @@ class Trainer:
         Raises:
             FitbusError: Called inside a running event loop: write `await trainer.evaluate(...)`.
         """
-        return in_own_loop("evaluate", lambda: self.evaluate(x, y, **options))
+        return in_own_loop("trainer.evaluate", lambda: self.evaluate(x, y, **options))
 
     def predict_sync(self, x: Any, **options: Unpack[PredictOptions]) -> Any:
         """`predict` for scripts, in an event loop of its own (asyncio).
@@ -283,15 +284,13 @@ class Trainer:
         Raises:
             FitbusError: Called inside a running event loop: write `await trainer.predict(...)`.
         """
-        return in_own_loop("predict", lambda: self.predict(x, **options))
+        return in_own_loop("trainer.predict", lambda: self.predict(x, **options))
 
     def _feed(
         self, x: Any, y: Any, batch_size: int | None, sample_weight: Any, steps: int | None
     ) -> Feed:
         return plain_feed(
-            *(x, y, batch_size, sample_weight, steps),
-            task=self.steps,
-            pull=self.puller,
+            *(x, y, batch_size, sample_weight, steps), task=self.steps, pull=self.puller
         )
 
     def __repr__(self) -> str:
