@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fitbus import bus, callbacks, control, errors, events, journal
-from fitbus.bus import Bus, Publisher, Subscription, handler
+from fitbus.bus import Bus, Publisher, RunHandle, Subscription, handler
 from fitbus.callbacks import Callback
 from fitbus.control import (
     Applied,
@@ -110,6 +110,7 @@ __all__ = [
     "RestoreCheckpoint",
     "Resume",
     "Run",
+    "RunHandle",
     "RunPaused",
     "RunResumed",
     "Runs",

@@ -10,8 +10,8 @@ import pytest
 
 import fitbus
 from fitbus import BatchEnd, Callback, EpochEnd, Event, TrainEnd
+from fitbus.bus import RunStatistics
 from fitbus.testing import toy_problem
-from fitbus.train import RunStatistics
 
 from ._spin import spin
 

@@ -19,6 +19,7 @@ from fitbus import (
     History,
     Receipt,
     Run,
+    RunHandle,
     Runs,
     SetLearningRate,
     StopTraining,
@@ -99,6 +100,14 @@ async def test_runs_hold_runs_of_fit(trainer: Trainer) -> None:
         assert_type(run, Run[History])
         assert_type(runs["one"], Run[History])
         assert type(await run.wait()) is History
+
+
+async def test_a_run_is_a_handle_of_a_run(trainer: Trainer) -> None:
+    problem = toy_problem(64)
+    async with trainer.run(problem.x, problem.y, epochs=1) as run:
+        handle: RunHandle = run
+        assert isinstance(run, RunHandle)
+        assert_type(await handle.wait_for(EpochEnd, timeout=60), EpochEnd)
 
 
 def test_an_argument_that_does_not_exist_is_an_error_for_checkers(trainer: Trainer) -> None:

@@ -1,6 +1,7 @@
 """What carries: the bus, its subscriptions, and the publisher that a training loop holds."""
 
 from fitbus.bus._bus import Bus
+from fitbus.bus._handle import RunHandle, RunStatistics, RunStatus
 from fitbus.bus._host import Host
 from fitbus.bus._options import (
     Handler,
@@ -35,6 +36,9 @@ __all__ = [
     "Options",
     "Overflow",
     "Publisher",
+    "RunHandle",
+    "RunStatistics",
+    "RunStatus",
     "Subscribable",
     "SubscriberReport",
     "Subscription",

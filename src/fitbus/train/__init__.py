@@ -3,8 +3,6 @@
 from fitbus.train._engine import Engine
 from fitbus.train._guarding import Guarding, Verdict
 from fitbus.train._history import History
-from fitbus.train._job import RunStatistics
-from fitbus.train._life import RunStatus
 from fitbus.train._metrics import NO_MEAN, Fold
 from fitbus.train._model import ModelView, OptimizerView
 from fitbus.train._packing import packed, unpacked
@@ -32,8 +30,6 @@ __all__ = [
     "Preparation",
     "Restored",
     "Run",
-    "RunStatistics",
-    "RunStatus",
     "Runs",
     "Supervised",
     "Task",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import anyio
 
 from fitbus._loops import run_in_daemon_thread
-from fitbus.bus import DeliveryReport
+from fitbus.bus import DeliveryReport, RunStatistics, RunStatus
 from fitbus.control import Rejected
 from fitbus.errors import (
     FitbusError,
@@ -21,8 +21,8 @@ from fitbus.errors import (
 from fitbus.events import TrainEnd
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
-from fitbus.train._job import Job, RunStatistics
-from fitbus.train._life import Life, RunStatus
+from fitbus.train._job import Job, statistics_of
+from fitbus.train._life import Life
 from fitbus.train._state import TrainState, from_host, is_lost
 from fitbus.train._thread import carried_out, how_it_ended, kept_by_task, note_on
 
@@ -87,7 +87,7 @@ class Driver:
 
     def statistics(self) -> RunStatistics:
         """The run's counters."""
-        return RunStatistics.of(self._run.bus, self._run.id, self._trainer.flight, self.engine)
+        return statistics_of(self._run.bus, self._run.id, self._trainer.flight, self.engine)
 
     @property
     def params(self) -> dict[str, Any]:

@@ -89,10 +89,10 @@ class StateKeeper:
 
     def unstuck(self) -> None:
         """Notes that it has ended."""
-        with self._lock:
-            live, self._stuck = self.live, None
+        live = self.live
         if live is not None:
             self.take_back(live.driver.left_state())
+        self._stuck = None  # last: until the state is back, it is what keeps it from being had
 
     def _kept(self) -> TrainState:
         if self._state is None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, final
 
 import anyio
 
+from fitbus.bus import RunStatus
 from fitbus.control import StopTraining
 
-__all__ = ["Life", "RunStatus", "Stop"]
-
-RunStatus: TypeAlias = Literal[
-    "pending", "running", "paused", "finishing", "completed", "stopped", "cancelled", "failed"
-]
+__all__ = ["Life", "Stop"]
 
 
 class Stop(NamedTuple):

@@ -14,6 +14,8 @@ from fitbus.bus import (
     Hook,
     Options,
     Publisher,
+    RunStatistics,
+    RunStatus,
     Subscribable,
     Subscription,
     stands_in,
@@ -25,8 +27,7 @@ from fitbus.train._applying import numbers
 from fitbus.train._beside import Beside
 from fitbus.train._driver import Driver
 from fitbus.train._facts import RunFacts
-from fitbus.train._job import Job, RunStatistics
-from fitbus.train._life import RunStatus
+from fitbus.train._job import Job
 from fitbus.train._model import ModelView
 from fitbus.train._nested import Nested
 from fitbus.train._position import Position

@@ -1,0 +1,109 @@
+"""What every handle of a run has, wherever the run is: here, in a child process, on a service."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
+
+from fitbus._costs import table
+from fitbus.bus._options import Overflow
+from fitbus.bus._statistics import SubscriptionStatistics
+from fitbus.bus._subscription import Subscription
+from fitbus.control import Applied, Control, Receipt
+from fitbus.events import Event
+
+__all__ = ["RunHandle", "RunStatistics", "RunStatus"]
+
+E = TypeVar("E", bound=Event)
+
+RunStatus: TypeAlias = Literal[
+    "pending", "running", "paused", "finishing", "completed", "stopped", "cancelled", "failed"
+]
+
+
+@final
+@dataclasses.dataclass(frozen=True)
+class RunStatistics:
+    """A run at one moment.
+
+    Attributes:
+        seconds: Wall-clock seconds since it began, or from then to its last event; 0 before.
+        step: Completed optimizer updates that were dispatched.
+        examples: Examples that this run's steps took in; padding isn't counted.
+        input_s: Seconds that its thread waited for their batches: to come, to be put together, and
+            to be sent to the device. As steps run ahead, the device may have been busy meanwhile.
+        steps_in_flight: How many steps may run ahead at present: so late a control can act.
+        steps_per_execution: How many steps are fused into one call of the device at present.
+        step_s: Seconds a step, measured lately; 0 before that.
+        subscriptions: The counters of its subscribers, those of the whole bus among them; of these
+            what they counted since the run began.
+    """
+
+    seconds: float
+    step: int
+    examples: int
+    input_s: float
+    steps_in_flight: int
+    steps_per_execution: int
+    step_s: float
+    subscriptions: tuple[SubscriptionStatistics, ...]
+
+    def table(self) -> str:
+        """What its subscribers got and cost until now, as a table; see `DeliveryReport.table`."""
+        return table(entry.entry for entry in self.subscriptions)
+
+
+@runtime_checkable
+class RunHandle(Protocol):
+    """Watches and steers a run. What takes one works with a `Run` and with one from elsewhere.
+
+    Attributes:
+        id: The run's id, in the envelope of each of its events.
+        status: Where it stands; the last four of `RunStatus` are final.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def status(self) -> RunStatus: ...
+
+    def statistics(self) -> RunStatistics:
+        """Its counters, as they are known here at this moment; never waits."""
+        ...
+
+    def subscribe(
+        self,
+        kind: type[E],
+        /,
+        *,
+        where: Callable[[E], object] | None = None,
+        every: int = 1,
+        overflow: Overflow = "drop_oldest",
+        buffer_size: int = 1024,
+        after: int | None = None,
+    ) -> Subscription[E]:
+        """A stream of events, to be opened with `async with` and read with `async for`."""
+        ...
+
+    async def wait_for(
+        self,
+        kind: type[E],
+        /,
+        *,
+        where: Callable[[E], object] | None = None,
+        timeout: float | None = None,
+    ) -> E:
+        """Waits for the next matching event; `RunEndedError` if the run ends first."""
+        ...
+
+    def post(self, control: Control, source: str = "") -> Receipt:
+        """Sends a control, and doesn't wait; after the end it is rejected, "too late"."""
+        ...
+
+    async def send(
+        self, control: Control, timeout: float | None = None, *, source: str = ""
+    ) -> Applied:
+        """Sends a control, and waits until it acted; `ControlRejectedError` says why it didn't."""
+        ...
