@@ -127,7 +127,7 @@ def test_a_pair_declared_apart_is_refused_where_it_meets() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [int, "EpochEnd", None, EpochEnd(logs={}), BatchEnd | EpochEnd, call], ids=repr
+    "kind", [int, "EpochEnd", None, EpochEnd(logs={}), BatchEnd | EpochEnd, call]
 )
 async def test_what_is_no_event_type_is_refused_everywhere(kind: Any) -> None:
     """Also beside one that is; a control is no event."""
@@ -164,7 +164,6 @@ def keyword(*, event: Event) -> None: ...
         (5, "give a function that takes one event"),
         ([call], "give a function that takes one event"),
     ],
-    ids=repr,
 )
 def test_what_does_not_take_one_event_is_refused(handler: Any, allowed: str) -> None:
     """With types or without; the error is a `TypeError` as well."""

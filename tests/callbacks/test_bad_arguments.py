@@ -209,10 +209,10 @@ BAD: dict[str, dict[str, list[Any]]] = {
 BAD["ProgbarLogger"] = BAD["ProgressBar"]
 
 CASES = [
-    pytest.param(name, argument, value, id=f"{name}-{argument}-{value!r}"[:80])
+    pytest.param(name, argument, value, id=f"{name}-{argument}-{place}")
     for name, arguments in sorted(BAD.items())
     for argument, values in arguments.items()
-    for value in values
+    for place, value in enumerate(values)
 ]
 
 

@@ -419,3 +419,18 @@ async def test_no_first_batch_is_an_error(peek: fitbus.Trainer, empty: Any) -> N
     for call in (peek.fit(empty), peek.evaluate(empty), peek.predict(empty)):
         with pytest.raises(DataError, match=r"^x: it gave no batch"):
             await call
+
+
+@pytest.mark.parametrize("fused", [1, 2])
+def test_a_later_batch_that_the_task_cannot_take_is_told_apart_from_the_first(fused: int) -> None:
+    """Its shape may be meant to change, so the task decides; what it raises says what changed."""
+    widths = [4, 5, 5, 5]
+    batches = [(np.ones((8, w), np.float32), np.ones(8, np.float32)) for w in widths]
+    with pytest.raises(TypeError, match="contracting dimensions") as raised:
+        fitbus.Trainer(PROBLEM.task, PARAMS).fit_sync(
+            lambda: iter(batches), steps_per_execution=fused
+        )
+    assert any(
+        "x of this batch has float32 examples of shape (5,)" in note and "of shape (4,)" in note
+        for note in raised.value.__notes__
+    )

@@ -148,7 +148,11 @@ class Engine:
         leaves = self._leaves
         if leaves is None:
             leaves = self._leaves = self._form.leaves(self.state)
-        self._leaves, self.running, vector = step(leaves, self.running, *arguments)
+        try:
+            self._leaves, self.running, vector = step(leaves, self.running, *arguments)
+        except Exception as error:
+            self.steps.note_on(error, arguments[0])
+            raise
         self._state = None
         self.updates += steps
         return vector
@@ -179,11 +183,7 @@ class Engine:
         self.updates = self.publisher.step = int(self.state.step)
 
     def restore(self, state: TrainState) -> None:
-        """Goes on with a state of before, such as a snapshot, placed as the present one is.
-
-        Raises:
-            InvalidArgumentError: Its structure, a shape or a dtype is another.
-        """
+        """Goes on with a state of before, placed as the present one is; refuses one of no use."""
         self.state = alike("the backup", self.state, state)
         self.updates = self.publisher.step = int(self.state.step)
 

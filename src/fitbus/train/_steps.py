@@ -96,6 +96,27 @@ class Steps:
         new, metrics = traced.out_info
         return traced.jaxpr, inputs, _paths({"new_state": new}) + _paths({"metrics": metrics})
 
+    def note_on(self, error: Exception, batch: Any) -> None:
+        """Says on what a step raised, if so, how its batch differs from the first one.
+
+        Args:
+            error: What was raised.
+            batch: The batch; of fused steps all of them, with an axis more in front.
+        """
+        first = None if self._batch is None else jax.tree.leaves_with_path(self._batch)
+        found = jax.tree.leaves(batch)
+        if first is None or len(found) != len(first):
+            return
+        for (path, before), leaf in zip(first, found, strict=True):
+            shape = leaf.shape[leaf.ndim - before.ndim + 1 :] if leaf.ndim >= before.ndim else ()
+            if shape != before.shape[1:] or leaf.dtype != before.dtype:
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                error.add_note(
+                    f"fitbus: {name} of this batch has {leaf.dtype} examples of shape {shape}; in"
+                    f" the first batch they were {before.dtype} of shape {before.shape[1:]}: give"
+                    " batches that are alike, or a task that takes both"
+                )
+
     def train_layout(
         self, state: TrainState, batch: Batch, guarding: Guarding | None = None
     ) -> Layout:
