@@ -76,7 +76,7 @@ def box(title: str, facts: str, *parts: str) -> str:
 def table(rows: Sequence[Sequence[object]]) -> str:
     """A table whose first row and column say what the others are; its cells are plain text."""
     head, *others = [[escaped(cell) for cell in row] for row in rows]
-    pad = "padding:1px 14px 1px 0"
+    pad = "padding:1px 14px 1px 0;white-space:nowrap"
     first, other = f'style="{pad};text-align:left"', f'style="{pad};text-align:right"'
     columns = "".join(
         f'<th scope="col" {other if place else first}>{cell}</th>'
@@ -127,24 +127,22 @@ def curve(lines: Mapping[str, Points], axis: str, faint: Mapping[str, Points] = 
     for name, points, (color, dashes) in drawn:
         places = [f"{x(at):.1f},{y(scaled(value)):.1f}" for at, value in points]
         shapes.append(_shape(places, color, dashes))
-        last = number(
-            (faint if name in faint else lines)[name][-1][1]
-        )  # where it isn't finite, too
+        last = "" if name in faint else number(lines[name][-1][1])  # also where it isn't finite
         sample = f'<span style="color:{color}" aria-hidden="true">{"╍" if dashes else "━"}</span>'
         legend.append(f'<span style="white-space:nowrap">{sample} {escaped(name)} {last}</span>')
-        told.append(f"{name} from {number(points[0][1])} to {last}")
+        told.append(f"{name} from {number(points[0][1])} to {last or number(points[-1][1])}")
     label = escaped(f"Curve over {axis}s {min(xs):,.0f} to {max(xs):,.0f}: {', '.join(told)}", 200)
     texts = [
-        (_LEFT - 6, _TOP + 8, "end", number(high)),
-        (_LEFT - 6, _BOTTOM, "end", number(low)),
+        (_LEFT - 6, _TOP + 8, "end", f"{high:.3g}" if high > low else ""),
+        (_LEFT - 6, _BOTTOM, "end", f"{low:.3g}"),
         (_LEFT, _HEIGHT - 8, "start", f"{axis} {min(xs):,.0f}"),
-        (_RIGHT, _HEIGHT - 8, "end", f"{max(xs):,.0f}"),
+        ((_LEFT + _RIGHT) // 2, _HEIGHT - 8, "middle", "log scale" if is_log else ""),
+        (_RIGHT, _HEIGHT - 8, "end", f"{max(xs):,.0f}" if max(xs) > min(xs) else ""),
     ]
-    if is_log:
-        texts.append(((_LEFT + _RIGHT) // 2, _HEIGHT - 8, "middle", "log scale"))
     words = "".join(
         f'<text x="{at}" y="{down}" text-anchor="{anchor}">{text}</text>'
         for at, down, anchor, text in texts
+        if text
     )
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'

@@ -155,8 +155,10 @@ class Progress:
                 doing = "paused"
             elif self.validating:
                 doing = "validating"
+            elif done or self.speed is not None:  # epochs may be too short to be seen begun
+                doing = speed(self._speed_now())
             else:
-                doing = speed(self._speed_now()) if done else "waiting for the first batch"
+                doing = "waiting for the first batch"
             rows: list[Row] = []
             if self.epochs > 1:
                 part = 0.0 if steps is None else done / steps

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
-from fitbus._html import MOST_POINTS, box, curve, escaped, leading, number, ordered, table
+from fitbus._html import MOST_POINTS, Points, box, curve, escaped, leading, number, ordered, table
 
 if TYPE_CHECKING:
     from fitbus.callbacks._progress import Left, Row, View
@@ -73,7 +73,7 @@ class Line:
         self._kept: list[tuple[float, float]] = []
         self._last: tuple[float, float] | None = None
         self._stride = 1
-        self._skipped = 0
+        self._seen = 0
 
     def add(self, x: float, y: float) -> None:
         """Adds a point; what is there of that place and after it was undone, and is forgotten."""
@@ -82,10 +82,9 @@ class Line:
         while self._kept and self._kept[-1][0] >= x:
             self._kept.pop()
         self._last = (x, y)
-        self._skipped += 1
-        if self._skipped < self._stride:
+        self._seen += 1
+        if (self._seen - 1) % self._stride:
             return
-        self._skipped = 0
         self._kept.append(self._last)
         if len(self._kept) == MOST_POINTS:
             del self._kept[1::2]
@@ -158,12 +157,12 @@ class NotebookDisplay:
         parts: list[str] = []
         if not final:
             parts += [_bar(row) for row in view.rows]
-            if view.learning_rate is not None:
-                parts.append(f"<div>learning rate {escaped(number(view.learning_rate))}</div>")
-        faint: dict[str, list[tuple[float, float]]] = {}
+            parts.append(_now(view))
+        faint: dict[str, Points] = {}
         for name in leading(view.logs)[:1]:
             self._live.add(view.step, view.logs[name])
-            faint = {f"{name} within the epoch": self._live.points}
+            if len(self._live.points) > 1:
+                faint = {f"{name} within the epoch": self._live.points}
         parts += [curve(lines, "step", faint), _table(left)]
         text = f"{self._name}: {view.status}"
         self._output.show(box(self._name, view.facts, *parts), text)
@@ -177,6 +176,15 @@ def _bar(row: Row) -> str:
         f'<div><progress aria-label="{label}" style="width:220px;vertical-align:middle"{reached}>'
         f"</progress> &nbsp;{label} &nbsp;{escaped(row.text)}</div>"
     )
+
+
+def _now(view: View) -> str:
+    """The running means, and the learning rate."""
+    names = ordered(view.logs)
+    told = [f"{escaped(name)} {escaped(number(view.logs[name]))}" for name in names[:_NAMES]]
+    if view.learning_rate is not None:
+        told.append(f"learning rate {number(view.learning_rate)}")
+    return f"<div>{' &nbsp; '.join(told)}</div>" if told else ""
 
 
 def _table(left: list[Left]) -> str:

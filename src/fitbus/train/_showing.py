@@ -35,7 +35,8 @@ def run_html(driver: Driver, id: str) -> str:
         if engine.stops and engine.stops[0].reason:
             facts[0] += f" ({engine.stops[0].reason})"
         if history is not None and not driver.life.final:
-            facts.append(f"epoch {engine.epoch + 1:,} of {driver.params['epochs']:,}")
+            epochs = driver.params["epochs"]  # when the last one ends, there is no next
+            facts.append(f"epoch {min(engine.epoch + 1, epochs):,} of {epochs:,}")
         facts += [f"step {engine.updates:,}", f"{engine.publisher.ledger.seconds:,.1f} s"]
     if driver.life.error is not None:
         facts.append(f"{type(driver.life.error).__name__}: {driver.life.error}")
