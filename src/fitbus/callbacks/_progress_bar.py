@@ -159,7 +159,7 @@ class ProgressBar(Callback):
             self._display = Display(self._console, self._view, live=self._live)
         else:  # a record of several runs shows each in an output of its own
             output, self._output = self._output or Output(self._shell, self.run.id), None
-            self._display = NotebookDisplay(output, self.run.id, self._view)
+            self._display = NotebookDisplay(output, self.run.id, self._view, draws=kind == "fit")
 
     def _end(self, logs: Logs | None) -> None:
         self._progress.end_epoch()
@@ -188,4 +188,8 @@ class ProgressBar(Callback):
         """What goes on at present; in the display's thread."""
         assert self.run is not None
         over = "completed" if self._progress.over else None
-        return self._progress.view(self.run.end_reason or over or self.run.status)
+        status: str = self.run.end_reason or over or self.run.status
+        if status == "stopped":
+            with contextlib.suppress(FitbusError):  # a record doesn't tell
+                status += f" ({self.run.stop_reason})" if self.run.stop_reason else ""
+        return self._progress.view(status)

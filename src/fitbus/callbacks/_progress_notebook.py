@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any, final
 
 from fitbus._html import MOST_POINTS, Points, box, curve, escaped, leading, number, ordered, table
@@ -108,12 +109,16 @@ class NotebookDisplay:
         output: Where to.
         name: What is shown: the run's id.
         look: Tells what goes on; called in the display's thread.
+        draws: Whether there is a curve to be drawn.
     """
 
-    def __init__(self, output: Output, name: str, look: Callable[[], View]) -> None:
+    def __init__(
+        self, output: Output, name: str, look: Callable[[], View], *, draws: bool = True
+    ) -> None:
         self._output = output
         self._name = name
         self._look = look
+        self._draws = draws
         self._changed = threading.Condition()
         self._closing = False
         self._live = Line()  # running means, as they were seen
@@ -128,8 +133,8 @@ class NotebookDisplay:
             self._left.append(left)
             for name in leading(left.logs):
                 value = left.logs[name]
-                if isinstance(value, int | float):
-                    self._drawn.setdefault(name, Line()).add(left.step, value)
+                if isinstance(value, Real):
+                    self._drawn.setdefault(name, Line()).add(left.step, float(value))
 
     def close(self) -> None:
         """Shows how it ended; waits for it, two seconds at most."""
@@ -163,8 +168,8 @@ class NotebookDisplay:
             self._live.add(view.step, view.logs[name])
             if len(self._live.points) > 1:
                 faint = {f"{name} within the epoch": self._live.points}
-        parts += [curve(lines, "step", faint), _table(left)]
-        text = f"{self._name}: {view.status}"
+        parts += [curve(lines, "step", faint) if self._draws else "", _table(left)]
+        text = f"{self._name}: {view.facts}"
         self._output.show(box(self._name, view.facts, *parts), text)
 
 
