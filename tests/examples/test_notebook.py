@@ -103,7 +103,7 @@ def test_the_example_runs_from_top_to_bottom(kernel: Kernel) -> None:
     for display_id, end in ((fit, "completed"), (background, "stopped")):
         found = forms(messages, display_id)
         assert "pending" in found[0]
-        assert f"&nbsp;{end}, step" in found[-1]
+        assert f"&nbsp;{end}" in found[-1]
         assert "<svg" in found[-1]
         assert 3 <= len(found) < 20
         assert max(map(len, found)) < 20_000
