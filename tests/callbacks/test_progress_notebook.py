@@ -340,10 +340,10 @@ def test_a_history_of_gaps_texts_and_arrays_is_shown() -> None:
     for epoch in range(6):
         logs: dict[str, Any] = {"loss": 6.0 - epoch, "note": "text", "array": jnp.zeros(3)}
         logs |= {"val_loss": 5.0 - epoch} if epoch % 2 else {}
-        history.record(epoch, logs)
+        history.record(epoch, logs | ({"loss": jnp.zeros(3)} if epoch == 0 else {}))
     html = history._repr_html_()
     (loss, val_loss) = (part.split('"')[0] for part in html.split('points="')[1:])
-    assert [place.split(",")[0] for place in loss.split()][1::2] == [
+    assert [place.split(",")[0] for place in loss.split()][::2] == [
         place.split(",")[0] for place in val_loss.split()
     ]
     assert is_harmless(html).text.count("no number") == 2
@@ -353,6 +353,7 @@ def test_a_line_is_thinned_evenly_and_keeps_its_last_point() -> None:
     line = Line()
     for x in range(100_000):
         line.add(x, -x)
+        line.add(x, -x)  # seen twice
     points = line.points
     assert 100 <= len(points) <= MOST_POINTS
     assert points[-1] == (99_999, -99_999)
