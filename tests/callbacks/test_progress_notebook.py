@@ -340,7 +340,8 @@ def test_a_history_of_gaps_texts_and_arrays_is_shown() -> None:
     for epoch in range(6):
         logs: dict[str, Any] = {"loss": 6.0 - epoch, "note": "text", "array": jnp.zeros(3)}
         logs |= {"val_loss": 5.0 - epoch} if epoch % 2 else {}
-        history.record(epoch, logs | ({"loss": jnp.zeros(3)} if epoch == 0 else {}))
+        logs |= {"loss": jnp.zeros(3)} if epoch == 0 else {}
+        history.record(epoch, logs)
     html = history._repr_html_()
     (loss, val_loss) = (part.split('"')[0] for part in html.split('points="')[1:])
     assert [place.split(",")[0] for place in loss.split()][::2] == [
