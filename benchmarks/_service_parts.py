@@ -141,7 +141,7 @@ class Service:
                     task.add_done_callback(self._ended)
                 case "go":
                     self._go.set()
-                case "rss":
+                case _:
                     answer(rss())
         self._server.should_exit = True
         await serving
@@ -325,5 +325,5 @@ if __name__ == "__main__":
             asyncio.run(Service(port, sys.argv[3] == "True").main())
         case "clients":
             clients(port)
-        case "probe":
+        case _:
             probe(port)
