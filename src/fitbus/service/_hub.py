@@ -92,7 +92,8 @@ class Hub:
                 stream = self._run.subscribe(Event, Lagged, after=-1, buffer_size=self._retain)
                 async with stream:
                     async for event in stream:
-                        self._add(Frame.of(event, self._codec))
+                        if not -1 < event.seq < self._begins_at:
+                            self._add(Frame.of(event, self._codec))
                 tasks.cancel_scope.cancel()
             self.ended = True
             while self._waiting:
@@ -101,6 +102,12 @@ class Hub:
         finally:
             self.ended = True
             self._wake(len(self._waiting))
+
+    @property
+    def _begins_at(self) -> int:
+        """The number before which events are told again, and stand for others that were there."""
+        resumed = self._run.preparation.resumed
+        return 0 if resumed is None else resumed.seq or 0
 
     def place_after(self, seq: int) -> int:
         """The place of the first event kept that comes after one."""
