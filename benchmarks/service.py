@@ -2,12 +2,12 @@
 
 *Streams*: a run trains while so many clients follow every event of it, each over a connection of
 its own; the same run without them is what it is compared with, in turn. A prober asks every 10 ms
-for `/healthz`. Some of the clients may be stuck: they open a stream, and never read. The clients
-and the prober are processes of their own, bound to one core; the service has all cores, and XLA one
-thread to compute with, so that on a machine with two cores the event loop shares one with its
-clients, and what they take isn't taken for its own. (A training that keeps all cores busy loses to
-the event loop and to such clients whatever they take.) What the event loop's thread takes of a core
-is printed beside.
+for `/healthz`. Some of the clients may be stuck: they open a stream, and never read, over
+connections whose buffers hold little. The clients and the prober are processes of their own, bound
+to one core; the service has all cores, and XLA one thread to compute with, so that on a machine of
+two cores the event loop shares one with its clients, and what they take isn't taken for its own. (A
+training that keeps all cores busy loses to the event loop and to such clients whatever they take.)
+What the event loop's thread takes of a core is printed beside.
 
 *A plain request* is the same `/healthz`, without any stream: while nothing goes on, while a run
 trains in a thread of the service, and while one is traced and compiled there.
@@ -134,10 +134,10 @@ def main() -> None:
     given = options.parse_args()
     if given.smoke:
         given.pairs, given.streams, given.stuck, given.steps = 1, 20, 3, 60
-    port, last = free_port(), (os.cpu_count() or 1) - 1
+    port, narrow, last = free_port(), free_port(), (os.cpu_count() or 1) - 1
     with (
-        Part("service", port, given.smoke) as service,
-        Part("clients", port, core=last) as clients,
+        Part("service", port, narrow, given.smoke) as service,
+        Part("clients", port, narrow, core=last) as clients,
         Part("probe", port, core=last) as probe,
     ):
         service.hear()
