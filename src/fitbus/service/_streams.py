@@ -106,10 +106,7 @@ async def chunks(
             if end > place:
                 yield hub.chunk(place, form, made)
         else:
-            frames = hub.frames(place)
-            if lost:
-                oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
-                yield made([_lag(launch.id, oldest - lost, oldest - 1, codec)])
+            frames = _told(hub.frames(place), lost, launch.id, codec)
             if passed := list(lets(frames)):
                 yield made(passed)
         place = end
@@ -129,6 +126,14 @@ async def _before(
             yield frames
     if after + 1 < first:
         yield [_lag(launch.id, after + 1, first - 1, codec)]
+
+
+def _told(frames: list[Frame], lost: int, run: str, codec: Codec) -> list[Frame]:
+    """Frames, after what tells that some before them were lost."""
+    if not lost:
+        return frames
+    oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
+    return [_lag(run, oldest - lost, oldest - 1, codec), *frames]
 
 
 def _lag(run: str, first: int, last: int, codec: Codec) -> Frame:
