@@ -57,9 +57,10 @@ BELOW = {
         "testing",
         "train",
     },
-    "__main__": {"_bench", "_journal_command", "examples"},
+    "__main__": {"_bench", "_journal_command", "_serve_command", "examples"},
     "_bench": {"_specs", "errors", "testing"},
     "_journal_command": {"errors", "events", "journal"},
+    "_serve_command": {"_specs", "errors", "service", "train"},
     "_replaying": {"_lists", "_loops", "bus", "control", "errors", "events", "journal"},
     "_specs": {"bus", "errors", "events"},
     "front door": {"_replaying", "bus", "callbacks", "control", "errors", "events", "journal"},
@@ -78,7 +79,7 @@ COMPUTES = {"checkpoints", "examples", "keras", "lazy callbacks", "testing", "tr
 HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
 OPTIONAL = {
     *("httpx", "keras", "matplotlib", "orbax", "prometheus_client", "rich", "safetensors"),
-    *("sklearn", "sniffio", "starlette", "tensorboard", "trio"),
+    *("sklearn", "sniffio", "starlette", "tensorboard", "trio", "uvicorn"),
 }
 OPTIONAL_AT_TOP = {
     **{  # private files of a package that needs it, imported lazily

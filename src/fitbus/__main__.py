@@ -26,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fitbus import _journal_command
 
         return _journal_command.main(given[1:])
+    if given[:1] == ["serve"]:
+        from fitbus import _serve_command
+
+        return _serve_command.main(given[1:])
     parser = argparse.ArgumentParser(
         prog="python -m fitbus",
         description="An event-driven async callback bus for JAX training.",
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "command", nargs="?", choices=["bench", "demo", "journal"], help="what to run"
+        "command", nargs="?", choices=["bench", "demo", "journal", "serve"], help="what to run"
     )
     parser.parse_args(given)
     parser.print_help()
@@ -46,6 +50,7 @@ def _contents() -> str:
         "  bench    measures what a callback of yours adds to a step: bench module:Callback",
         "  demo     trains on real handwritten digits, watched and steered (--quick: shorter)",
         "  journal  lists, filters and exports what a run wrote: journal PATH --controls",
+        "  serve    serves trainings of yours, with a page and an API: serve module:factories",
         "",
         "examples, each run by `python -m fitbus.examples.NAME`:",
     ]

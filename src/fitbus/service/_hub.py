@@ -73,6 +73,12 @@ class Hub:
         self._chunks: dict[Any, bytes] = {}  # made since the last news, by place and form
         self.clients = 0
         self.ended = False
+        self.closing = False
+
+    def close(self) -> None:
+        """Has clients let go, though the run goes on: the server ends."""
+        self.closing = True
+        self._changed.set()
 
     @property
     def end(self) -> int:
@@ -125,9 +131,9 @@ class Hub:
     async def wait(self, place: int, timeout: float) -> bool:
         """Waits for something new at a place, so many seconds; tells whether there is."""
         with anyio.move_on_after(timeout):
-            while not (self.end > place or self.ended):
+            while not (self.end > place or self.ended or self.closing):
                 await self._changed.wait()
-        return self.end > place or self.ended
+        return self.end > place or self.ended or self.closing
 
     def _add(self, frame: Frame) -> None:
         self._frames.append(frame)
