@@ -54,6 +54,7 @@ BELOW = {
         "front door",
         "keras",
         "lazy callbacks",
+        "service",
         "testing",
         "train",
     },
@@ -78,7 +79,17 @@ EXCEPTIONS = {
 COMPUTES = {"checkpoints", "examples", "keras", "lazy callbacks", "testing", "train"}
 HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
 OPTIONAL = {
-    *("httpx", "keras", "matplotlib", "orbax", "prometheus_client", "rich", "safetensors"),
+    *(
+        "anycorn",
+        "fastapi",
+        "httpx",
+        "keras",
+        "matplotlib",
+        "orbax",
+        "prometheus_client",
+        "rich",
+        "safetensors",
+    ),
     *("sklearn", "sniffio", "starlette", "tensorboard", "trio", "uvicorn"),
 }
 OPTIONAL_AT_TOP = {
@@ -89,6 +100,8 @@ OPTIONAL_AT_TOP = {
     "fitbus.service._metrics": {"prometheus_client"},
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily
     "fitbus.examples.keras_model": {"keras", "sklearn"},  # a program that needs them
+    "fitbus.examples.service_fastapi": {"fastapi", "uvicorn"},  # likewise
+    "fitbus.examples.service_starlette": {"anycorn", "starlette"},
     "fitbus.keras": {"keras"},  # its private files, which are imported lazily
 }
 

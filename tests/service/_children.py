@@ -7,11 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Generator
-from pathlib import Path
-from typing import Any, final
+from collections.abc import Generator, Sequence
+from typing import IO, Any, final
 
 import httpx
 
@@ -25,24 +23,23 @@ class Child:
     Attributes:
         url: Where, as it said itself.
         token: What controls need, as it said itself; empty if it didn't.
-        first: What it printed until then.
+        said: What it printed and logged until then; all, when it has ended.
     """
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, mark: str) -> None:
-        self.process, self._log, self.first, self.token = process, log, "", ""
-        assert process.stdout is not None
-        while not re.search(mark, self.first):
-            line = process.stdout.readline()
-            assert line, f"it ended: {self.first}{self.log}"
-            self.first += line
-        (self.url,) = re.findall(r"http://[\w.:]+", self.first)[:1]
-        if found := re.search(r"token, made for this start: (\S+)", self.first):
-            self.token = found[1]
+    def __init__(self, process: subprocess.Popen[str], *marks: str) -> None:
+        self.process, self.said = process, ""
+        while not all(re.search(mark, self.said) for mark in marks):
+            line = self._out.readline()
+            assert line, f"it ended: {self.said}"
+            self.said += line
+        (self.url,) = re.findall(r"http://[\w.:]+", self.said)[:1]
+        found = re.search(r"token, made for this start: (\S+)", self.said)
+        self.token = found[1] if found else ""
 
     @property
-    def log(self) -> str:
-        """What it wrote to the standard error stream."""
-        return self._log.read_text("utf-8")
+    def _out(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
 
     def client(self) -> httpx.Client:
         """One that may steer."""
@@ -53,26 +50,26 @@ class Child:
         """Tells it to end; the seconds that it took."""
         begun = time.monotonic()
         self.process.send_signal(number)
+        self.said += self._out.read()
         self.process.wait(60)
         return time.monotonic() - begun
 
 
 @contextlib.contextmanager
-def child(*words: str, mark: str, **options: Any) -> Generator[Child]:
-    """Starts `python -m WORDS`, and waits until it has printed the mark, a regular expression."""
-    with tempfile.NamedTemporaryFile(suffix=".log") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", *words],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            **options,
-        )
-        try:
-            yield Child(process, Path(log.name), mark)
-        finally:
-            process.kill()
-            process.communicate()
+def child(*words: str, marks: Sequence[str], **options: Any) -> Generator[Child]:
+    """Starts `python -m WORDS`, and waits until it has said the marks, regular expressions."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+    try:
+        yield Child(process, *marks)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def started(client: httpx.Client, factory: str, **parameters: Any) -> str:

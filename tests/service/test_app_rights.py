@@ -127,6 +127,7 @@ async def test_it_answers_under_its_own_names_only(site: Site, host: str, status
         ({"Origin": "http://friend.example"}, 404),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": ""}, 403),
         ({"Sec_Fetch_Site": "cross-site"}, 403),
         ({"Sec_Fetch_Site": "same-site"}, 403),

@@ -48,8 +48,11 @@ def test_it_ends_in_seconds_though_a_run_trains_and_is_streamed(
 ) -> None:
     """Streams are let go of in good order, then the run is stopped; who waits is answered."""
     words = ("fitbus", "serve", "mine:factories", "--port", "0")
-    with child(*words, mark="made for this start", cwd=folder) as served, served.client() as client:
-        assert "serving another, toy at http://127.0.0.1:" in served.first
+    with (
+        child(*words, marks=["made for this start"], cwd=folder) as served,
+        served.client() as client,
+    ):
+        assert "serving another, toy at http://127.0.0.1:" in served.said
         run, waiting = started(client, "toy"), started(client, "toy")
         waits = socket.create_connection((client.base_url.host, client.base_url.port or 80))
         waits.sendall(f"GET /runs/{waiting}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -100,7 +103,9 @@ def test_what_cannot_be_served_is_refused_with_the_remedy(folder: Path) -> None:
 def test_tokens_come_from_the_environment_and_are_told_nobody(folder: Path) -> None:
     tokens = {"FITBUS_READ_TOKEN": "to read at all", "FITBUS_CONTROL_TOKEN": "to steer as well"}
     words = ("fitbus", "serve", "mine.py:toy", "--port", "0")
-    with child(*words, mark="serving toy at", cwd=folder, env={**os.environ, **tokens}) as served:
+    with child(
+        *words, marks=["serving toy at"], cwd=folder, env={**os.environ, **tokens}
+    ) as served:
         url = f"{served.url}/runs"
         assert httpx.get(url, trust_env=False).status_code == 401
         for token in (*tokens.values(), "a wrong one"):
@@ -108,6 +113,6 @@ def test_tokens_come_from_the_environment_and_are_told_nobody(folder: Path) -> N
             found = httpx.get(url, headers=headers, trust_env=False)
             assert found.status_code == (401 if "wrong" in token else 200)
         served.end()
-        said = served.first + served.log
-        assert '"status": 401' in said
-        assert not [token for token in (*tokens.values(), "wrong one") if token in said]
+        assert '"status": 401' in served.said
+        secrets = (*tokens.values(), "wrong one")
+        assert not [token for token in secrets if token in served.said]

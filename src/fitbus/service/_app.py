@@ -139,6 +139,7 @@ def app(
         lifespan=lifespan,
         exception_handlers=HANDLERS,
     )
+    made.router.redirect_slashes = False  # it fails at a query that isn't UTF-8
     made.state.fitbus = service
     return made
 

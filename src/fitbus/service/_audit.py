@@ -24,8 +24,8 @@ _logger = logging.getLogger("fitbus.audit")
 class Audit:
     """Writes the lines.
 
-    What was done is always told, at level INFO; what was refused, at level WARNING, a few times a
-    second at most, with how many weren't told before (`untold`).
+    All at level INFO. What was done is always told; what was refused, a few times a second at
+    most, with how many weren't told before (`untold`).
 
     A line has `event` (`start`, `control`, `sign in`, `refused`), `address`, `who`
     where that is known, and what belongs to the event; never a token, nor a query or a body.
@@ -73,4 +73,4 @@ class Audit:
         }
         if self._untold:
             line["untold"], self._untold = self._untold, 0
-        _logger.warning("%s", json.dumps(line))
+        _logger.info("%s", json.dumps(line))

@@ -96,7 +96,7 @@ def _place(request: Request) -> dict[str, Any]:
     """Where the cookie is sent: to this service, from its own pages, and to no script."""
     return {
         "path": request.scope.get("root_path", "") or "/",
-        "secure": request.url.scheme == "https",
+        "secure": request.scope["scheme"] == "https",
         "httponly": True,
         "samesite": "strict",
     }

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Literal, TypeAlias, final
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
@@ -192,7 +191,7 @@ class Rights:
         site = connection.headers.get("sec-fetch-site", "same-origin")
         if origin is None and site in ("same-origin", "none"):
             return  # no page sent it, or one of its own
-        own = urlsplit(origin or "").netloc == connection.headers.get("host")
+        own = (origin or "").partition("://")[2] == connection.headers.get("host")
         if not own and origin not in self._origins:
             raise Refused(403, f"a page of {str(origin)[:80]!r} may not send this; see `origins`")
 

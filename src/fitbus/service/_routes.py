@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, final
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -170,7 +171,9 @@ class Service:
         except FitbusError as error:
             raise Refused(503, str(error), {"Retry-After": "10"}) from error
         self.audit.done("start", by, run=launch.id, factory=factory.name)
-        return JSONResponse(shown(launch), 201, {"Location": f"{request.url.path}/{launch.id}"})
+        return JSONResponse(
+            shown(launch), 201, {"Location": f"{quote(request.scope['path'])}/{launch.id}"}
+        )
 
     async def control(self, request: Request, by: Guarded) -> Response:
         """Sends a control, and answers when it acted."""

@@ -1,0 +1,36 @@
+"""Requests that no client would send are refused with a message, and change nothing.
+
+A thousand of them; `python -m tests.service.generated` sends ten thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from . import generated
+from .generated import CHECKS, GOOD, Site
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with generated.opened() as site:
+        yield site
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS)
+def test_generated_requests_are_answered_as_described_and_change_nothing_else(
+    site: Site, name: str
+) -> None:
+    CHECKS[name](site, 500)
+    statuses = {status for (what, status) in site.answers if what == name}
+    assert {200, 400, 404, 409, 422} <= statuses, "too little was reached"
+
+
+def test_a_query_that_is_no_text_is_no_mistake_of_the_service(site: Site) -> None:
+    """Where a slash too much would be answered by another address, too."""
+    headers = [(b"host", b"localhost"), (b"authorization", GOOD)]
+    for path, status in ((b"/runs/", 404), (b"/runs", 200), (b"/session", 200)):
+        assert site.ask("GET", path, b"\x80=\xff", headers, b"").status == status
