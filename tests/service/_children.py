@@ -46,12 +46,16 @@ class Child:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
+    def wait(self) -> None:
+        """Waits until it has ended."""
+        self.said += self._out.read()
+        self.process.wait(60)
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> float:
         """Tells it to end; the seconds that it took."""
         begun = time.monotonic()
         self.process.send_signal(number)
-        self.said += self._out.read()
-        self.process.wait(60)
+        self.wait()
         return time.monotonic() - begun
 
 

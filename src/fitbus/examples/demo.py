@@ -6,15 +6,19 @@ task that lowers the learning rate, and a heartbeat that measures how late the l
 handler is waited for: the one that decides when to stop.
 
     python -m fitbus demo
+
+With `--serve` a page shows the run, and steers it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import importlib.util
 import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,7 @@ import anyio
 import jax
 
 import fitbus
+from fitbus.examples._demo_page import Page, page_of
 from fitbus.examples._digits import digits, digits_trainer
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ REQUIRED_ACCURACY = 0.95
 LEARNING_RATE, LOWERED = 1e-4, 2e-5
 PERIOD_S = 0.005
 MODULES = {"rich": "rich", "sklearn": "scikit-learn"}
+SERVES = ("starlette", "uvicorn", "websockets", "prometheus_client")
 
 
 class Watcher:
@@ -122,8 +128,24 @@ async def lower_learning_rate(run: fitbus.Run[Any], console: Console) -> None:
     )
 
 
-async def show(console: Console, *, quick: bool) -> int:
+async def show(console: Console, options: argparse.Namespace) -> int:
     """Trains, with everything beside it; then tells how it went. Returns the exit status."""
+    async with contextlib.AsyncExitStack() as stack:
+        runs = await stack.enter_async_context(fitbus.Runs())
+        page = None
+        if options.serve:
+            page = await stack.enter_async_context(page_of(runs, options.port))
+        status = await train(console, runs, page, options)
+        if page and not options.quick:
+            console.print("The page stays; Ctrl-C ends it.")
+            await anyio.sleep_forever()
+        return status
+
+
+async def train(
+    console: Console, runs: fitbus.Runs, page: Page | None, options: argparse.Namespace
+) -> int:
+    """Trains; the run can be seen on the page, if there is one."""
     data = digits()
     trainer = digits_trainer(LEARNING_RATE)
     console.print(
@@ -135,10 +157,11 @@ async def show(console: Console, *, quick: bool) -> int:
     # imports have left. A service can do the same before it starts to serve.
     gc.freeze()
     watcher, heartbeat = Watcher(), Heartbeat()
-    run = trainer.run(
+    run = runs.start(
+        trainer,
         *data.train,
         batch_size=8,
-        epochs=60 if quick else 200,
+        epochs=60 if options.quick else 200,
         validation_data=data.held_out,
         callbacks=[fitbus.callbacks.ProgressBar(leave=False, console=console)],
     )
@@ -154,13 +177,17 @@ async def show(console: Console, *, quick: bool) -> int:
         )
 
     run.add(watcher, fitbus.BatchEnd, name="watcher")
-    run.add(Referee(5 if quick else 15), fitbus.EpochEnd, name="referee")
+    run.add(Referee(5 if options.quick else 15), fitbus.EpochEnd, name="referee")
+    if page:
+        url = f"{page.url}#run={run.id}"
+        console.print(f"Watch it at {url}\nand steer it with the token {page.token}\n")
+        if options.open:
+            webbrowser.open(url)
     async with anyio.create_task_group() as tasks:
-        async with run:
-            tasks.start_soon(lower_learning_rate, run, console)
-            await run.wait_for(fitbus.BatchEnd)  # compiled: from here on it trains
-            tasks.start_soon(heartbeat.run)
-            await run.wait()
+        tasks.start_soon(lower_learning_rate, run, console)
+        await run.wait_for(fitbus.BatchEnd)  # compiled: from here on it trains
+        tasks.start_soon(heartbeat.run)
+        await run.wait()
         tasks.cancel_scope.cancel()
     why = run.stop_reason or "all epochs are done"
     console.print(f"[magenta]referee[/]     training {run.status}: {why}.\n")
@@ -218,11 +245,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="stop sooner")
     parser.add_argument("--loop", choices=("asyncio", "uvloop", "trio"), default="asyncio")
+    parser.add_argument("--serve", action="store_true", help="show it on a page, too")
+    parser.add_argument("--port", type=int, default=0, help="the page's (0: a free one)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     options = parser.parse_args(arguments)
+    if options.serve and options.loop == "trio":
+        parser.error("--serve: uvicorn, which serves the page, runs on asyncio and uvloop only")
     wanted = MODULES | ({} if options.loop == "asyncio" else {options.loop: options.loop})
+    wanted |= dict(zip(SERVES, SERVES, strict=True)) if options.serve else {}
     missing = [name for module, name in wanted.items() if importlib.util.find_spec(module) is None]
     if missing:
-        extra = options.loop if missing == [options.loop] else '"fitbus[demo]"'
+        extras = '"fitbus[demo,service]"' if options.serve else '"fitbus[demo]"'
+        extra = options.loop if missing == [options.loop] else extras
         print(f"The demo needs {' and '.join(missing)}: pip install {extra}", file=sys.stderr)
         return 1
     from rich.console import Console
@@ -232,9 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loop["use_uvloop"] = True
     try:
         return anyio.run(
-            functools.partial(show, Console(), quick=options.quick),
-            backend=name,
-            backend_options=loop,
+            functools.partial(show, Console(), options), backend=name, backend_options=loop
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
