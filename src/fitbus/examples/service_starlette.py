@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anycorn
 import anyio
@@ -62,7 +63,8 @@ async def serve(port: int) -> None:
     """Serves until then."""
     config = anycorn.Config()
     config.bind = [f"127.0.0.1:{port}"]
-    await anycorn.serve(api, config, shutdown_trigger=told_to_end)
+    served: Any = api  # ASGI for both, in types of their own
+    await anycorn.serve(served, config, shutdown_trigger=told_to_end)
 
 
 if __name__ == "__main__":

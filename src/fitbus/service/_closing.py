@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
@@ -39,7 +39,7 @@ class Closing:
         self._looks = False
 
     @contextmanager
-    def ends(self, wake: Callable[[], None] | None = None) -> Iterator[anyio.CancelScope]:
+    def ends(self, wake: Callable[[], None] | None = None) -> Generator[anyio.CancelScope]:
         """A scope that is cancelled then; after a while only, if `wake` ends it more gently."""
         with anyio.CancelScope() as scope:
             self._open[scope] = wake
