@@ -8,6 +8,8 @@ from typing import Any, final
 import jax
 import numpy as np
 
+from fitbus.train._showing import history_html
+
 __all__ = ["History", "numbers"]
 
 
@@ -41,6 +43,10 @@ class History:
         """Shows the last value of each name."""
         last = ", ".join(f"{name}={values[-1]:.6g}" for name, values in self.history.items())
         return f"<History of {len(self.epoch)} epochs{': ' if last else ''}{last}>"
+
+    def _repr_html_(self) -> str:
+        """Shows the curve of the loss in a notebook, and what the values were."""
+        return history_html(self)
 
 
 def numbers(logs: Mapping[str, Any]) -> dict[str, float]:
