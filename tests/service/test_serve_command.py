@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import websockets.exceptions
+import websockets.sync.client
 
 from fitbus import TrainEnd, journal
 
@@ -59,10 +61,16 @@ def test_it_ends_in_seconds_though_a_run_trains_and_is_streamed(
         with client.stream("GET", f"runs/{run}/events", params={"types": "EpochEnd"}) as answer:
             lines = answer.iter_lines()
             until(lines, "EpochEnd")
-            with client.stream("GET", f"runs/{run}/events", params={"types": "TrainEnd"}) as other:
+            address = f"{served.url}/runs/{run}/events?types=TrainEnd".replace("http", "ws")
+            with (
+                websockets.sync.client.connect(address) as web,
+                client.stream("GET", f"runs/{run}/events", params={"types": "TrainEnd"}) as other,
+            ):
                 silent = other.iter_lines()
                 until(silent, "retry")
                 assert served.end(number) < 5
+                with pytest.raises(websockets.exceptions.ConnectionClosedError, match="1012"):
+                    web.recv()
                 assert until(silent, "")[-2:] == [": the server ends", ""]
             assert until(lines, "")[-2:] == [": the server ends", ""]
         assert served.process.returncode == 0
