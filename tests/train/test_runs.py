@@ -317,15 +317,15 @@ async def test_an_interrupt_in_one_ends_all_and_leaves_as_itself(
 async def test_a_run_that_does_not_stop_in_time_is_cancelled(
     trainers: tuple[fitbus.Trainer, ...],
 ) -> None:
-    """Here a handler that is waited for holds it."""
+    """Here a handler that is waited for holds it until after that."""
     recorder = EventRecorder()
 
     async def holds(event: EpochEnd) -> None:
-        await anyio.sleep_forever()
+        await anyio.sleep(0.5)
 
     with anyio.fail_after(10):
         async with fitbus.Runs(grace_s=0.05) as runs:
-            run = runs.start(trainers[0], X, Y, callbacks=[recorder, holds], grace_s=0.1)
+            run = runs.start(trainers[0], X, Y, callbacks=[recorder, holds])
             await run.wait_for(EpochEnd)
     assert run.status == "cancelled"
     end = recorder.events[-1]
