@@ -148,8 +148,7 @@ class Site:
         """Has a run that has ended, and another that stands, whatever was sent before."""
         for launch in self.service.launches.values():
             if launch.run is None and launch.status == "queued":
-                self.portal.call(launch.began.set)
-                launch.is_off = True
+                self.portal.call(launch.call_off)
         if not self.ended:
             self.ended = self.post("/runs", factory="toy")["id"]
             self._wait(self.ended)

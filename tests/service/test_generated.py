@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import anyio
 import pytest
 
 from . import generated
@@ -34,3 +35,16 @@ def test_a_query_that_is_no_text_is_no_mistake_of_the_service(site: Site) -> Non
     headers = [(b"host", b"localhost"), (b"authorization", GOOD)]
     for path, status in ((b"/runs/", 404), (b"/runs", 200), (b"/session", 200)):
         assert site.ask("GET", path, b"\x80=\xff", headers, b"").status == status
+
+
+def test_a_run_that_is_called_off_waits_no_longer(site: Site) -> None:
+    """Whoever starts and stops all the time fills nothing up."""
+    site.prepare()
+    limiter = site.service.launches._limiter
+    id = site.post("/runs", factory="toy")["id"]
+    site.portal.call(anyio.wait_all_tasks_blocked)
+    assert limiter.statistics().tasks_waiting == 1
+    site.post(f"/runs/{id}/controls", type="StopTraining")
+    site.portal.call(anyio.wait_all_tasks_blocked)
+    assert limiter.statistics().tasks_waiting == 0
+    assert site.service.launches[id].status == "stopped"

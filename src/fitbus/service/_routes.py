@@ -182,8 +182,7 @@ class Service:
         told = {"run": launch.id, "control": type(control).__name__}
         if launch.run is None:
             if isinstance(control, StopTraining) and launch.status in ("queued", "starting"):
-                launch.is_off = True
-                launch.began.set()
+                launch.call_off()
                 self.audit.done("control", by, **told, status="applied", step=0)
                 return JSONResponse({"status": "applied", "step": 0, "epoch": 0, "result": None})
             raise Refused(409, f"the run is {launch.status}; nothing acts on it but a stop")
