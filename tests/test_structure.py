@@ -54,6 +54,7 @@ BELOW = {
             "journal",
         ),
     },
+    "client": {"_checks", "_loops", "bus", "control", "errors", "events"},
     "service": {"control", "errors", "events", "journal", "train"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
@@ -110,6 +111,8 @@ OPTIONAL_AT_TOP = {
         for name in ("answers", "app", "page", "rights", "routes", "streams")
     },
     "fitbus.service._metrics": {"prometheus_client"},
+    "fitbus.client._line": {"httpx"},
+    "fitbus.client._outbox": {"httpx"},
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily
     "fitbus.examples.keras_model": {"keras", "sklearn"},  # a program that needs them
     "fitbus.examples.service_fastapi": {"fastapi", "uvicorn"},  # likewise
@@ -255,7 +258,7 @@ def test_what_is_optional_is_imported_where_it_is_used() -> None:
     eager = {
         found.module
         for module in TREES
-        if not module.startswith(("fitbus.keras._", "fitbus.service"))
+        if not module.startswith(("fitbus.client", "fitbus.keras._", "fitbus.service"))
         for found in imports(module)
         if found.how == "at the top"
     }
@@ -341,7 +344,7 @@ def test_all_of_a_package_is_what_its_file_makes_public(package: str) -> None:
 def test_public_names_say_where_they_live() -> None:
     """A public package's files are private, so each name has one place to be imported from."""
     stages = {"errors", "events", "bus", "control", "train", "callbacks", "lazy callbacks"}
-    stages |= {"journal", "service"}
+    stages |= {"client", "journal", "service"}
     stages |= {"checkpoints", "keras", "testing", "examples"}
     assert {part_of(m) for m in TREES if not part_of(m).startswith("_")} == {*stages, "front door"}
     files = {m for m in TREES if m.count(".") == 2 and part_of(m) != "examples"}

@@ -61,7 +61,7 @@ from fitbus.events import (
 )
 
 if TYPE_CHECKING:
-    from fitbus import checkpoints, keras, service, testing, train
+    from fitbus import checkpoints, client, keras, service, testing, train
     from fitbus._replaying import Replay, Sent, replay, replay_sync
     from fitbus.train import (
         Batch,
@@ -139,6 +139,7 @@ __all__ = [
     "bus",
     "callbacks",
     "checkpoints",
+    "client",
     "control",
     "errors",
     "events",
@@ -174,7 +175,7 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("fitbus._replaying"), name)
     if name in _FROM_TRAIN:
         return getattr(importlib.import_module("fitbus.train"), name)
-    if name in ("checkpoints", "keras", "service", "testing", "train"):
+    if name in ("checkpoints", "client", "keras", "service", "testing", "train"):
         return importlib.import_module(f"fitbus.{name}")
     raise AttributeError(f"module 'fitbus' has no attribute {name!r}")
 

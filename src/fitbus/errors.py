@@ -14,6 +14,7 @@
      ├── HandlerTimeoutError           a handler ran past its `timeout` (also a TimeoutError)
      ├── DataError                     data that can't be trained on (also a ValueError)
      ├── JournalError                  a journal is damaged
+     ├── ServiceError                  a service can't be reached, or refuses
      ├── ReplayError                   what only training has, in a replay (also an AttributeError)
      └── BusClosedError                the bus no longer takes handlers or streams
 
@@ -42,6 +43,7 @@ __all__ = [
     "ReplayError",
     "RunCancelledError",
     "RunEndedError",
+    "ServiceError",
     "StateLostError",
     "ThreadStuckError",
     "TrainerBusyError",
@@ -216,6 +218,21 @@ class ReplayError(FitbusError, AttributeError):
         super().__init__(
             f"{what} isn't there in a replay, where nothing is trained; try this in a short `fit`"
         )
+
+
+@final
+class ServiceError(FitbusError):
+    """A service can't be reached, or refuses what a client asked for.
+
+    Attributes:
+        status: The HTTP status of its answer; None without one.
+        why: What it said; empty without an answer.
+    """
+
+    def __init__(self, problem: str, status: int | None = None, why: str = "") -> None:
+        super().__init__(problem if status is None else f"{problem}: {status}, {why}")
+        self.status = status
+        self.why = why
 
 
 @final

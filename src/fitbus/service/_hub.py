@@ -85,6 +85,10 @@ class Hub:
         """The place of the frame that comes next."""
         return self._start + len(self._frames)
 
+    def is_through(self, place: int) -> bool:
+        """Whether a client that is there gets nothing more: at the run's end, or the server's."""
+        return self.end == place if self.ended else self.closing
+
     @property
     def first_seq(self) -> int | None:
         """The `seq` of the oldest event kept."""
@@ -98,7 +102,8 @@ class Hub:
                 stream = self._run.subscribe(Event, Lagged, after=-1, buffer_size=self._retain)
                 async with stream:
                     async for event in stream:
-                        self._add(Frame.of(event, self._codec))
+                        if not -1 < event.seq < self._begins_at:
+                            self._add(Frame.of(event, self._codec))
                 tasks.cancel_scope.cancel()
             self.ended = True
             while self._waiting:
@@ -107,6 +112,12 @@ class Hub:
         finally:
             self.ended = True
             self._wake(len(self._waiting))
+
+    @property
+    def _begins_at(self) -> int:
+        """The number before which events are told again, and stand for others that were there."""
+        resumed = self._run.preparation.resumed
+        return 0 if resumed is None else resumed.seq or 0
 
     def place_after(self, seq: int) -> int:
         """The place of the first event kept that comes after one."""

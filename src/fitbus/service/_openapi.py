@@ -73,7 +73,11 @@ def description(factories: Mapping[str, Factory], codec: Codec) -> dict[str, Any
             },
             "/runs/{id}/controls": {
                 "parameters": [_path("id")],
-                "post": {**_body(control), **_controls(answers("It acted"))},
+                "post": {
+                    "parameters": [_WAIT],
+                    **_body(control),
+                    **_controls(answers("It acted")),
+                },
             },
             "/metrics": {"get": {**reading, **answers("For Prometheus", **_text("text/plain"))}},
             "/healthz": {
@@ -118,6 +122,11 @@ _TOKEN = {
     "type": "object",
     "required": ["token"],
     "properties": {"token": {"type": "string", "minLength": 1, "maxLength": 1024}},
+}
+_WAIT = {
+    "name": "wait_s",
+    "in": "query",
+    "schema": {"type": "number", "minimum": 0, "maximum": 30},
 }
 _STREAM: list[dict[str, Any]] = [
     {"name": "types", "in": "query", "schema": {"type": "string"}},

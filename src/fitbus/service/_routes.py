@@ -26,7 +26,7 @@ from fitbus.service._metrics import metrics_of
 from fitbus.service._openapi import description
 from fitbus.service._page import page_routes
 from fitbus.service._rights import Access, Guarded, Refused, Rights
-from fitbus.service._streams import EventStream, Wanted, to_websocket
+from fitbus.service._streams import EventStream, Wanted, number, to_websocket
 from fitbus.train import Runs
 
 __all__ = ["Service"]
@@ -178,6 +178,7 @@ class Service:
     async def control(self, request: Request, by: Guarded) -> Response:
         """Sends a control, and answers when it acted."""
         launch = self._launch(request.path_params["id"])
+        wait_s = number(request.query_params, "wait_s", 0.0, default=_WAIT_S, most=_WAIT_S)
         control = self._control(await body_of(request))
         told = {"run": launch.id, "control": type(control).__name__}
         if launch.run is None:
@@ -193,7 +194,7 @@ class Service:
         applied: Applied | None = None
         try:
             with self.closing.ends():
-                applied = await receipt.wait(_WAIT_S)
+                applied = await receipt.wait(wait_s)
         except TimeoutError:
             pass
         except ControlRejectedError as error:
