@@ -73,11 +73,21 @@ class Hub:
         self._chunks: dict[Any, bytes] = {}  # made since the last news, by place and form
         self.clients = 0
         self.ended = False
+        self.closing = False
+
+    def close(self) -> None:
+        """Has clients let go, though the run goes on: the server ends."""
+        self.closing = True
+        self._wake(len(self._waiting))
 
     @property
     def end(self) -> int:
         """The place of the frame that comes next."""
         return self._start + len(self._frames)
+
+    def is_through(self, place: int) -> bool:
+        """Whether a client that is there gets nothing more: at the run's end, or the server's."""
+        return self.end == place if self.ended else self.closing
 
     @property
     def first_seq(self) -> int | None:
@@ -138,7 +148,7 @@ class Hub:
 
         If there is something new already, it isn't its turn yet: others are, before it.
         """
-        if self.ended:
+        if self.ended or self.closing:
             return True
         turn = anyio.Event()
         self._waiting[turn] = None

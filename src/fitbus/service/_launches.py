@@ -49,6 +49,7 @@ class Launch:
         self.is_off = False  # called off before it began
         self.is_made = False  # its trainer is being made
         self.began = anyio.Event()  # or never will
+        self.turn = anyio.CancelScope()  # in which it waits for it
         self.rates: dict[str, float] = {}
         self.rates_step = -1
         self._read_at = -math.inf
@@ -68,6 +69,12 @@ class Launch:
             _logger.debug("the hyperparameters of %r can't be read", self.id, exc_info=True)
         finally:
             self._read_at = time.monotonic()
+
+    def call_off(self) -> None:
+        """Has it never begin, if it hasn't."""
+        self.is_off = True
+        self.began.set()
+        self.turn.cancel()
 
     @property
     def seq(self) -> int:
@@ -145,25 +152,34 @@ class Launches(Mapping[str, Launch]):
 
     async def _drive(self, launch: Launch, factory: Factory) -> None:
         try:
-            async with self._limiter:
-                if launch.is_off or not self._runs.is_open:
-                    return
-                launch.is_made = True
-                made = await anyio.to_thread.run_sync(factory, launch.parameters)
-                if launch.is_off or not self._runs.is_open:
-                    return
-                options: Any = {**made.options, "run_id": launch.id}
-                run = launch.run = self._runs.start(made.trainer, made.x, made.y, **options)
-                del made, options
-                self.hub(launch)
-                launch.began.set()
-                await run.driver.life.until_over()
+            with launch.turn:
+                await self._limiter.acquire_on_behalf_of(launch)
+            if launch.turn.cancelled_caught:
+                return
+            try:
+                await self._run(launch, factory)
+            finally:
+                self._limiter.release_on_behalf_of(launch)
         except Exception as error:  # one that can't start isn't the service's end
             launch.error = type(error).__name__
             _logger.exception("run %r of %r couldn't start", launch.id, launch.name)
         finally:
             launch.is_off = launch.run is None
             launch.began.set()
+
+    async def _run(self, launch: Launch, factory: Factory) -> None:
+        if launch.is_off or not self._runs.is_open:
+            return
+        launch.is_made = True
+        made = await anyio.to_thread.run_sync(factory, launch.parameters)
+        if launch.is_off or not self._runs.is_open:
+            return
+        options: Any = {**made.options, "run_id": launch.id}
+        run = launch.run = self._runs.start(made.trainer, made.x, made.y, **options)
+        del made, options
+        self.hub(launch)
+        launch.began.set()
+        await run.driver.life.until_over()
 
     def __getitem__(self, id: str) -> Launch:
         """That of an id."""
