@@ -250,7 +250,7 @@ def sparkline(values: Sequence[float], width: int) -> str:
     """A line of so many characters, as high as the means of the values in their places.
 
     >>> sparkline([3.0, 2.0, 1.0], 3)
-    '█▄▁'
+    '█▅▁'
     """
     known = [value for value in values if math.isfinite(value)]
     if not known:
