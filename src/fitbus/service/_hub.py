@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "Hub", "Thinned"]
 
 _PACE_S = 0.02  # how long events gather, and how long it is from one group of clients to the next
-_GROUP = 20  # how many clients are woken together: what else the loop has to do waits for them
+_GROUP = 10  # how many clients are woken together: what else the loop has to do waits for them
 
 
 class Frame(NamedTuple):

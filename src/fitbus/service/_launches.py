@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -117,7 +118,7 @@ class Launches(Mapping[str, Launch]):
     ) -> None:
         self._retain = retain
         self._runs = runs
-        self._limiter = anyio.CapacityLimiter(most)
+        self._most = most
         self._waiting = waiting
         self._codec = codec
         self._keep = keep
@@ -149,6 +150,11 @@ class Launches(Mapping[str, Launch]):
         """Has a run's hyperparameters read, for the next who asks; nobody waits for a boundary."""
         if self._runs.is_open:
             self._runs.spawn(launch.read_rates)
+
+    @functools.cached_property
+    def _limiter(self) -> anyio.CapacityLimiter:
+        """Made in the loop that serves: an application may be made in another one."""
+        return anyio.CapacityLimiter(self._most)
 
     async def _drive(self, launch: Launch, factory: Factory) -> None:
         try:
