@@ -27,11 +27,13 @@ BELOW = {
     "_columns": set[str](),
     "_costs": {"_columns"},
     "_fields": {"_checks", "errors"},
+    "_history": set[str](),
     "_message": {"_checks", "_fields"},
     "control": {"_checks", "_loops", "_message", "errors"},
     "events": {"_checks", "_message", "control", "errors"},
     "journal": {"_files", "control", "errors", "events"},
-    "bus": {"_costs", "_loops", "control", "errors", "events"},
+    "_stand_ins": {"control"},
+    "bus": {"_checks", "_costs", "_loops", "control", "errors", "events"},
     "callbacks": {"_files", "bus", "control", "errors", "events"},
     "lazy callbacks": {
         *("_files", "bus", "callbacks", "checkpoints", "control", "errors", "events", "journal"),
@@ -40,7 +42,12 @@ BELOW = {
     "checkpoints": {"_files", "errors", "train"},
     "keras": {"bus", "callbacks", "control", "errors", "events", "train"},
     "train": {
-        *("_checks", "_costs", "_lists", "_loops", "bus", "control", "errors", "events", "journal"),
+        *("_checks", "_costs", "_history", "_lists", "_loops", "bus", "control", "errors"),
+        *("events", "journal"),
+    },
+    "process": {
+        *("_history", "_lists", "_loops", "_message", "_stand_ins", "bus", "control", "errors"),
+        *("events", "train"),
     },
     "service": {"control", "errors", "events", "journal", "train"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
@@ -60,9 +67,13 @@ BELOW = {
     "__main__": {"_bench", "_journal_command", "examples"},
     "_bench": {"_specs", "errors", "testing"},
     "_journal_command": {"errors", "events", "journal"},
-    "_replaying": {"_lists", "_loops", "bus", "control", "errors", "events", "journal"},
+    "_replaying": {
+        *("_lists", "_loops", "_stand_ins", "bus", "control", "errors", "events", "journal"),
+    },
     "_specs": {"bus", "errors", "events"},
-    "front door": {"_replaying", "bus", "callbacks", "control", "errors", "events", "journal"},
+    "front door": {
+        *("_replaying", "bus", "callbacks", "control", "errors", "events", "journal", "process"),
+    },
 }
 
 # The exceptions: how each is imported ("types": for type checkers only; "lazily": in a function),
@@ -76,6 +87,7 @@ EXCEPTIONS = {
 # What is heavy or optional, and where it may be imported: at the top, or in functions only.
 COMPUTES = {"checkpoints", "examples", "keras", "lazy callbacks", "testing", "train"}
 HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
+HEAVY["numpy"] = {*COMPUTES, "process"}  # which reads states, without JAX
 OPTIONAL = {
     *("httpx", "keras", "matplotlib", "orbax", "prometheus_client", "rich", "safetensors"),
     *("sklearn", "sniffio", "starlette", "tensorboard", "trio"),
@@ -315,7 +327,7 @@ def test_all_of_a_package_is_what_its_file_makes_public(package: str) -> None:
 def test_public_names_say_where_they_live() -> None:
     """A public package's files are private, so each name has one place to be imported from."""
     stages = {"errors", "events", "bus", "control", "train", "callbacks", "lazy callbacks"}
-    stages |= {"journal", "service"}
+    stages |= {"journal", "process", "service"}
     stages |= {"checkpoints", "keras", "testing", "examples"}
     assert {part_of(m) for m in TREES if not part_of(m).startswith("_")} == {*stages, "front door"}
     files = {m for m in TREES if m.count(".") == 2 and part_of(m) != "examples"}

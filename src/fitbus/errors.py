@@ -13,6 +13,9 @@
      ├── ThreadStuckError              the training thread did not end in time
      ├── HandlerTimeoutError           a handler ran past its `timeout` (also a TimeoutError)
      ├── DataError                     data that can't be trained on (also a ValueError)
+     ├── ProcessDiedError              a child process ended before its training did
+     ├── ChildError                    what a training in a child process raised
+     ├── ElsewhereError                what only a child process has (also an AttributeError)
      ├── JournalError                  a journal is damaged
      ├── ReplayError                   what only training has, in a replay (also an AttributeError)
      └── BusClosedError                the bus no longer takes handlers or streams
@@ -27,18 +30,21 @@ import copy
 import os
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypeVar, final
 
 __all__ = [
     "BusClosedError",
+    "ChildError",
     "ControlRejectedError",
     "DataError",
+    "ElsewhereError",
     "FitbusError",
     "HandlerTimeoutError",
     "InvalidArgumentError",
     "InvalidHandlerError",
     "JournalError",
+    "ProcessDiedError",
     "ReplayError",
     "RunCancelledError",
     "RunEndedError",
@@ -186,6 +192,54 @@ class DataError(FitbusError, ValueError):
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(f"{argument}: {problem}")
         self.argument = argument
+
+
+@final
+class ProcessDiedError(FitbusError):
+    """A child process ended before its training did: killed, out of memory, crashed.
+
+    Attributes:
+        pid: What its id was.
+        status: Its exit status; of one that a signal ended, that signal's number, negative.
+        lines: The last lines that it wrote to its stderr.
+    """
+
+    def __init__(self, problem: str, pid: int, status: int, lines: Sequence[str]) -> None:
+        super().__init__(f"child process {pid} {problem}")
+        self.pid = pid
+        self.status = status
+        self.lines = tuple(lines)
+
+
+@final
+class ChildError(FitbusError):
+    """A factory, or a training, raised in a child process; the traceback there is in the notes.
+
+    Attributes:
+        kind: The type of what it raised, by its module and name.
+        message: What that says.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+        self.message = message
+
+
+@final
+class ElsewhereError(FitbusError, AttributeError):
+    """A callback asked for what only the process has in which the training goes on.
+
+    Attributes:
+        what: What it asked for.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} isn't there in this process: training goes on in a child; give the callback to"
+            " the Training that the factory returns, so that it runs there"
+        )
 
 
 @final

@@ -11,11 +11,11 @@ from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import Codec, Event
 from fitbus.service._answers import HANDLERS
-from fitbus.service._factories import Factory, Training
+from fitbus.service._factories import Factory
 from fitbus.service._launches import Launches
 from fitbus.service._rights import LOOPBACK, Authorize, Rights
 from fitbus.service._routes import Service
-from fitbus.train import Runs
+from fitbus.train import Runs, Training
 
 __all__ = ["app"]
 

@@ -10,26 +10,9 @@ from typing import Any, final, get_type_hints
 import msgspec
 
 from fitbus.errors import InvalidArgumentError
-from fitbus.train import Trainer
+from fitbus.train import Training
 
-__all__ = ["Factory", "Training"]
-
-
-@final
-class Training:
-    """What a factory returns: a trainer, and what its `fit` is given.
-
-    Args:
-        trainer: The trainer.
-        x: As in `Trainer.fit`.
-        y: As in `Trainer.fit`.
-        options: As in `Trainer.fit`.
-    """
-
-    def __init__(self, trainer: Trainer, x: Any, y: Any = None, **options: Any) -> None:
-        if not isinstance(trainer, Trainer):
-            raise InvalidArgumentError("trainer", trainer, "give a fitbus.Trainer")
-        self.trainer, self.x, self.y, self.options = trainer, x, y, options
+__all__ = ["Factory"]
 
 
 @final

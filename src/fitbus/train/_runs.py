@@ -11,10 +11,10 @@ from typing import Any, Self, Unpack, final
 import anyio
 from anyio.abc import TaskGroup
 
+from fitbus._history import History
 from fitbus.control import Receipt, StopTraining
 from fitbus.errors import FitbusError, InvalidArgumentError, TrainerBusyError
 from fitbus.train._arguments import RunOptions, positive
-from fitbus.train._history import History
 from fitbus.train._run import Run
 from fitbus.train._trainer import Trainer
 

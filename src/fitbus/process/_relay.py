@@ -1,0 +1,279 @@
+"""The thread that stands for the training thread: it publishes what the child tells."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any, final
+
+from fitbus.bus import Publisher
+from fitbus.control import StopTraining
+from fitbus.errors import RunCancelledError
+from fitbus.events import (
+    ControlApplied,
+    Event,
+    RunPaused,
+    RunResumed,
+    TrainBegin,
+    TrainEnd,
+    UnknownEvent,
+    is_rare,
+)
+from fitbus.process._asking import Asking
+from fitbus.process._channel import NOTHING, Channel
+from fitbus.process._controls import Outbox
+from fitbus.process._frames import (
+    PLAIN,
+    Answer,
+    Ended,
+    Events,
+    Failed,
+    FromChild,
+    Reply,
+    Served,
+    Settled,
+    Standing,
+    Steps,
+    Told,
+    Wants,
+    tags_of,
+)
+
+__all__ = ["Relay"]
+
+_LOOK_S = 0.02
+
+
+@final
+class Relay:
+    """Publishes events with the times and steps that they had, and runs waiting handlers.
+
+    Their `seq` is the child's, but for what is published here (`HandlerFailed`, `run.publish`):
+    that takes a place among them, and those that follow have as many more.
+
+    Args:
+        publisher: The run's end of the bus.
+        channel: To the child.
+        outbox: Passes controls on.
+        asking: What was asked.
+
+    Attributes:
+        began: What was told of the beginning; None before.
+        told: The counters that were told last; None before.
+        ended: What was told of the end; None before.
+        end: The event of the end; None before.
+        stop: The first stop that acted; None if there is none.
+        is_paused: Whether training stands still until `Resume`.
+    """
+
+    def __init__(
+        self, publisher: Publisher, channel: Channel[FromChild], outbox: Outbox, asking: Asking
+    ) -> None:
+        self._publisher = publisher
+        self._channel = channel
+        self._outbox = outbox
+        self._asking = asking
+        self._codec = outbox.codec
+        self._kinds = [kind for kind in self._codec.types if issubclass(kind, Event)]
+        self._unwanted: tuple[type[Event], ...] = ()
+        self._expected: int | None = None  # the child's next `seq`
+        self._backlog: deque[Any] = deque()
+        self._time: float | None = None
+        self._thread = 0
+        self._failed = False
+        self._wants: Wants | None = None
+        self.began: TrainBegin | None = None
+        self.told: Told | None = None
+        self.ended: Ended | None = None
+        self.end: TrainEnd | None = None
+        self.stop: StopTraining | None = None
+        self.is_paused = False
+        publisher.delivery.clock = self._clock
+        publisher.on_standstill = self._on_standstill
+
+    def wants(self) -> Wants:
+        """What the subscribers want now."""
+        publisher = self._publisher
+        batches = [kind for kind in self._kinds if kind.batch_level]
+        wanted = [kind for kind in batches if publisher.wanted(kind)]
+        self._unwanted = tuple(kind for kind in batches if kind not in wanted)
+        waiting = [k for k in self._kinds if _may_stand(k) and publisher.waits(k)]
+        self._wants = Wants(tags_of(wanted), tags_of(waiting))
+        return self._wants
+
+    def rewant(self) -> None:
+        """Tells what the subscribers want, if that has changed. The bus' lock is held."""
+        before = self._wants
+        if before != self.wants() and not self._publisher.closed:
+            self._channel.put(self._wants)
+
+    # The thread.
+
+    def work(self) -> None:
+        """Publishes, until the child has gone."""
+        self._thread = threading.get_ident()
+        while True:
+            frame = self._backlog.popleft() if self._backlog else self._channel.receive()
+            if frame is None:
+                return
+            if frame is not NOTHING:
+                self._take(frame)
+            self._between()
+
+    def publish_end(self, reason: Any, detail: str) -> None:
+        """Tells of the end in the place of a child that didn't."""
+        if self.end is None:
+            self.end = TrainEnd(reason=reason, detail=detail)
+            self._publisher.barrier(self.end)
+
+    def pump(self, frames: int = 1) -> bool:
+        """Takes what the child tells while it, or this thread, stands still. False: it has gone."""
+        for _ in range(frames):
+            frame = self._channel.receive(_LOOK_S)
+            if frame is None:
+                self._backlog.append(None)
+                self._outbox.is_standing = False
+                return False
+            if frame is NOTHING:
+                return True
+            self._take(frame, nested=True)
+        return True
+
+    def _between(self) -> None:
+        """What a training thread does between two steps."""
+        try:
+            self._publisher.boundary()
+        except RunCancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001  # it ends the run, and leaves from `wait`
+            self._fail(error)
+        self._outbox.pass_on()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            kind, interrupts = type(error).__name__, not isinstance(error, Exception)
+            self._channel.put(Failed(kind, str(error), interrupts))
+
+    def _take(self, frame: Any, *, nested: bool = False) -> None:  # noqa: C901  # a case for each
+        if nested and not self._outbox.is_standing and isinstance(frame, Events | Steps | Standing):
+            self._backlog.append(frame)  # a handler is being waited for here, not by the child
+            return
+        match frame:
+            case Steps(events):
+                for event in events:
+                    self._publish(event, nested=nested)
+            case Events(events):
+                for raw in events:
+                    self._publish(self._decoded(raw), nested=nested)
+            case Standing(event):
+                self._stand(self._decoded(event))
+            case Settled():
+                self._outbox.settle(frame)
+            case Served(group):
+                self._outbox.served = max(self._outbox.served, group)
+            case Told():
+                self.told = frame
+            case Answer():
+                self._asking.answered(frame)
+            case Ended():
+                self.ended = frame
+
+    def _decoded(self, raw: Any) -> Event:
+        event = self._codec.from_msgpack(bytes(raw))
+        assert isinstance(event, Event)
+        return event
+
+    def _publish(self, event: Event, *, nested: bool = False) -> None:
+        publisher = self._publisher
+        if not nested:
+            self._between()
+        self._place(event)
+        if type(event) not in PLAIN:
+            self._look_at(event)
+        kind = type(event)
+        if not nested and _may_stand(kind) and publisher.waits(kind):
+            self._barrier(event, stands=False)
+        else:
+            publisher.publish(event, held=True)
+
+    def _stand(self, event: Event) -> None:
+        """Publishes what the child waits for, and lets it go on."""
+        self._between()
+        self._place(event)
+        self._look_at(event)
+        seq = event.seq
+        logs = self._barrier(event, stands=True)
+        before = getattr(event, "logs", {})
+        changed = {n: v for n, v in logs.items() if n not in before or v is not before[n]}
+        self._channel.put(Reply(seq, _plain(changed)))
+
+    def _barrier(self, event: Event, *, stands: bool) -> dict[str, float]:
+        with self._outbox.held(stands=stands):
+            return self._publisher.barrier(event)
+
+    def _place(self, event: Event) -> None:
+        """Gives the next event its place: the child's, and what was published here besides."""
+        publisher, seq = self._publisher, event.seq
+        with publisher.lock:
+            expected = self._expected
+            if expected is None or seq < expected:
+                publisher.renumber(seq if expected is None else publisher.seq - expected + seq)
+            elif seq > expected:
+                first, gap = publisher.seq, seq - expected
+                publisher.tail.skip(first, first + gap - 1, self._unwanted, gap)
+                publisher.delivery.seq = first + gap
+            self._expected = seq + 1
+            publisher.step, publisher.epoch, self._time = event.step, event.epoch, event.time
+
+    def _look_at(self, event: Event) -> None:
+        match event:
+            case TrainBegin():
+                self.began = event
+            case TrainEnd():
+                self.end = event
+            case RunPaused():
+                self.is_paused = True
+            case RunResumed():
+                self.is_paused = False
+            case ControlApplied(control=StopTraining() as stop):
+                self.stop = self.stop or stop
+                self.is_paused = False
+                self._publisher.desk.stopping = True
+            case _:
+                pass
+
+    def _on_standstill(self) -> None:
+        """Reads the answers for which somebody waits who is waited for himself."""
+        self._outbox.pass_on()
+        if self._asking.is_open and threading.get_ident() == self._thread:
+            self.pump()
+            self._publisher.ring()  # to look again at once
+
+    def _clock(self) -> float:
+        """The time of what the child told; of what is published here besides, the present one."""
+        then = self._time
+        if then is None or threading.get_ident() != self._thread:
+            return time.time()
+        self._time = None
+        return then
+
+
+def _may_stand(kind: type[Event]) -> bool:
+    """Whether training stands still for the waiting handlers of a type.
+
+    For those of other types it doesn't: they are called before its next boundary.
+    """
+    return (is_rare(kind) or kind in PLAIN) and kind is not UnknownEvent
+
+
+def _plain(logs: dict[str, Any]) -> dict[str, Any]:
+    """What hooks added to logs, as plain numbers; all else stays here."""
+    found: dict[str, Any] = {}
+    for name, value in logs.items():
+        to_list = getattr(value, "tolist", None)
+        plain = value if to_list is None else to_list()
+        if isinstance(plain, int | float | str | bool):
+            found[name] = plain
+    return found

@@ -1,0 +1,51 @@
+"""Trainings that child processes are asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import fitbus
+from fitbus.testing import toy_problem
+from fitbus.train import Training
+
+
+def toy(epochs: int = 1, **options: Any) -> Training:
+    """Two batches an epoch."""
+    problem = toy_problem(64, 4)
+    trainer = fitbus.Trainer(problem.task, problem.params)
+    options = {"batch_size": 32, "epochs": epochs, **options}
+    return Training(trainer, problem.x, problem.y, **options)
+
+
+def dies(how: str) -> Training:
+    """Ends its process after the first batch, in one of several ways."""
+
+    @fitbus.handler(fitbus.BatchEnd, wait=True)
+    def die(event: fitbus.BatchEnd) -> None:
+        print("the last words", file=sys.stderr, flush=True)
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "exited":
+            os._exit(7)
+        elif how == "crashed":
+            os.abort()
+        elif how == "raised":
+            raise ValueError("not today")
+        else:
+            time.sleep(1000)
+
+    return toy(epochs=10**6, callbacks=[die])
+
+
+def broken() -> Training:
+    """Can't be made."""
+    raise LookupError("no such data")
+
+
+def no_training() -> Any:
+    """Returns something else."""
+    return 3
