@@ -13,12 +13,13 @@ from fitbus.testing import toy_problem
 from fitbus.train import Training
 
 
-def toy(epochs: int = 1, **options: Any) -> Training:
-    """Two batches an epoch."""
+def toy(epochs: int = 1, x: Any = None, y: Any = None, **options: Any) -> Training:
+    """Two batches an epoch, unless data are given."""
     problem = toy_problem(64, 4)
     trainer = fitbus.Trainer(problem.task, problem.params)
-    options = {"batch_size": 32, "epochs": epochs, **options}
-    return Training(trainer, problem.x, problem.y, **options)
+    if x is None:
+        x, y, options = problem.x, problem.y, {"batch_size": 32, **options}
+    return Training(trainer, x, y, epochs=epochs, **options)
 
 
 def dies(how: str) -> Training:

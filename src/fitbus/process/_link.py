@@ -35,7 +35,7 @@ from fitbus.process._frames import (
 
 __all__ = ["Link"]
 
-_BUFFER = 256  # events; behind it are the socket's own buffers
+_BUFFER = 1024  # events; behind it are the socket's own buffers
 _NAME = "the parent process"
 
 
