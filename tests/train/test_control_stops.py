@@ -365,7 +365,6 @@ async def test_stop_epoch_acts_while_an_async_source_stalls(trainer: fitbus.Trai
 
 
 @pytest.mark.parametrize("source", ["send", "post", "thread", "stop_training"])
-@pytest.mark.anywhere
 async def test_every_way_to_stop_is_the_same_stop(trainer: fitbus.Trainer, source: str) -> None:
     recorder = EventRecorder()
     run = trainer.run(X, Y, batch_size=32, epochs=FOREVER, callbacks=[recorder])

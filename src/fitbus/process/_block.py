@@ -106,8 +106,8 @@ class ProcessBlock(Block):
     def _connect(self, publisher: Publisher, spawned: Spawned) -> None:
         """Lets the two processes know each other."""
         outbox, channel = self._outbox, spawned.channel
-        relay = self.relay = Relay(publisher, channel, outbox, self.asking)
-        outbox.pump = relay.pump
+        relay = self.relay = Relay(publisher, spawned, outbox, self.asking)
+        outbox.pump = relay.pump_on
         self.asking.send, self.asking.ring = channel.put, publisher.ring
         with publisher.lock:  # no subscriber comes between, and no control
             publisher.on_reroute = relay.rewant
@@ -137,7 +137,7 @@ class ProcessBlock(Block):
         self._run.end_streams()
         if self.spawned is not None:
             self.spawned.interrupt()
-            self.spawned.channel.shut()
+            self.spawned.shut()
         if self.publisher is not None:
             self.publisher.abandon()
             self._run.bus.finish_run(self._run.id)
@@ -246,7 +246,7 @@ class ProcessBlock(Block):
         self._outbox.end()
         publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))
         publisher.abandon()
-        spawned.channel.shut()
+        spawned.shut()
         return error
 
     def _how_it_ended(self, relay: Relay, error: BaseException | None) -> Any:

@@ -1,4 +1,4 @@
-"""The socket between the two processes: frames with their length, in both directions."""
+"""A socket between the two processes: frames with their length, in both directions."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar, final
 
 import msgspec
 
-__all__ = ["NOTHING", "Channel"]
+__all__ = ["NOTHING", "Channel", "readable"]
 
 T = TypeVar("T")
 
@@ -89,15 +89,21 @@ class Channel(Generic[T]):
                     frame = self._decoder.decode(bytes(memoryview(buffer)[_LENGTH.size : end]))
                     del buffer[:end]
                     return frame
-            if timeout_s is not None and not _is_readable(self._socket, timeout_s):
+            if timeout_s and not readable([self], timeout_s):
                 return NOTHING
             try:
-                data = self._socket.recv(_CHUNK)
+                data = self._socket.recv(_CHUNK, 0 if timeout_s is None else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return NOTHING
             except OSError:
                 data = b""
             if not data:
                 return None
             buffer += data
+
+    def fileno(self) -> int:
+        """The socket's file descriptor."""
+        return self._socket.fileno()
 
     def shut(self) -> None:
         """Lets the receiver read what has come, and then the end; sends nothing more."""
@@ -156,9 +162,11 @@ class Channel(Generic[T]):
         self.on_room()
 
 
-def _is_readable(end: socket.socket, timeout_s: float) -> bool:
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        poll.register(end, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
-    return bool(select.select([end], [], [], timeout_s)[0])
+def readable(channels: Sequence[Channel[Any]], timeout_s: float | None = None) -> bool:
+    """Waits until something has come through one of several; tells whether it has."""
+    if not hasattr(select, "poll"):
+        return bool(select.select(channels, [], [], timeout_s)[0])
+    poll = select.poll()
+    for channel in channels:
+        poll.register(channel, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))

@@ -47,23 +47,26 @@ _SHARE = 0.8  # of the grace period: what is left of it is the parent's
 _logger = logging.getLogger("fitbus")
 
 
-def main(number: int) -> None:
-    """Does what the parent asks for, over the socket with this file descriptor."""
+def main(control: int, events: int) -> None:
+    """Does what the parent asks for, over the sockets with these file descriptors."""
     faulthandler.enable()
-    end = socket.socket(fileno=number)
+    end = socket.socket(fileno=events)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 15)  # what lags is to be felt here
-    channel: Channel[FromParent] = Channel(end, FromParent)
+    channel: Channel[FromParent] = Channel(socket.socket(fileno=control), FromParent)
     begin = channel.receive()
     if isinstance(begin, Begin):
-        _Child(channel, begin).work()
+        _Child(channel, Channel(end, FromParent), begin).work()
 
 
 @final
 class _Child:
     """One training, from its factory to its end."""
 
-    def __init__(self, channel: Channel[FromParent], begin: Begin) -> None:
+    def __init__(
+        self, channel: Channel[FromParent], events: Channel[FromParent], begin: Begin
+    ) -> None:
         self._channel = channel
+        self._events = events
         self._begin = begin
         self._run: Any = None
         self._link: Link | None = None
@@ -86,6 +89,7 @@ class _Child:
         except BaseException as error:  # noqa: BLE001  # the parent raises it
             ended = _failed("failed", error)
         self._channel.put(ended)
+        self._events.flush(self._begin.drain_s)
         self._channel.flush(self._begin.grace_s)
         if stuck:  # a thread that never ends is in the way of a good end
             sys.stdout.flush()
@@ -93,7 +97,7 @@ class _Child:
 
     async def _train(self, made: Any, codec: Codec) -> tuple[Ended, bool]:
         begin = self._begin
-        link = Link(self._channel, codec, begin.wants)
+        link = Link(self._channel, self._events, codec, begin.wants)
         options = dict(made.options)
         callbacks = [link, options.pop("callbacks", None) or []]
         options |= {"run_id": begin.run, "drain_s": begin.drain_s}
@@ -115,7 +119,6 @@ class _Child:
             with anyio.CancelScope(shield=True):
                 ended = await self._end(run, error)
             self._tasks.cancel_scope.cancel()
-        link.settle_all()
         return ended, isinstance(error, ThreadStuckError)
 
     def _started(self, run: Any, link: Link) -> None:
@@ -193,6 +196,7 @@ class _Child:
                     self._early.append(frame)
                 else:
                     self._take(frame)
+        self._events.shut()
         self._be_alone()
 
     def _take(self, frame: Any) -> None:

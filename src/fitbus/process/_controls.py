@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import final
 
@@ -40,7 +41,7 @@ class Outbox:
         is_standing: Whether the child stands still for handlers here.
         served: The last group that has acted.
         send: Sends a frame to the child.
-        pump: Takes what the child tells; False when it has gone.
+        pump: Takes what the child answers; False when it has gone.
     """
 
     def __init__(self, inbox: Inbox, codec: Codec) -> None:
@@ -48,6 +49,7 @@ class Outbox:
         self.codec = codec
         self._lock = threading.RLock()
         self._open: dict[int, Receipt] = {}
+        self._told: deque[Settled] = deque()
         self._refused: list[tuple[Receipt, str]] = []
         self._key = 0
         self._groups = 0
@@ -107,8 +109,24 @@ class Outbox:
         while self.served < group and self.is_standing and self.pump():
             pass
 
-    def settle(self, settled: Settled) -> None:
-        """Tells the sender what became of a control."""
+    def settle_after(self, settled: Settled, expected: int | None) -> None:
+        """Tells the sender what became of a control, once the event that says so is published.
+
+        Args:
+            settled: What became of it.
+            expected: The `seq` of the child's next event; None to tell at once.
+        """
+        if expected is None or settled.seq <= expected:
+            self._settle(settled)
+        else:
+            self._told.append(settled)
+
+    def settle_told(self, expected: int | None) -> None:
+        """The same for those that were told before."""
+        while self._told and (expected is None or self._told[0].seq <= expected):
+            self._settle(self._told.popleft())
+
+    def _settle(self, settled: Settled) -> None:
         with self._lock:
             receipt = self._open.pop(settled.key, None)
         if receipt is None:
@@ -121,6 +139,11 @@ class Outbox:
             receipt.settle(Rejected(settled.why))
         else:
             receipt.settle(Applied(settled.step, settled.epoch, settled.result))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a sender waits."""
+        return bool(self._open)
 
     def end(self, why: str = _TOO_LATE) -> None:
         """Refuses what is open, and all that will come."""

@@ -26,6 +26,7 @@ __all__ = [
     "Controls",
     "Ended",
     "Events",
+    "EventsOfChild",
     "Failed",
     "FromChild",
     "FromParent",
@@ -194,6 +195,7 @@ class Settled(_Frame):
     Attributes:
         key: The parent's number for it.
         id: Its number in the run; -1 if it has none.
+        seq: The child's next one then: events before it told of this; -1 if none does.
         by: What superseded it; -1 for nothing.
         why: Why it was rejected; else empty.
         step: Where it was applied.
@@ -203,6 +205,7 @@ class Settled(_Frame):
 
     key: int
     id: int
+    seq: int
     by: int = -1
     why: str = ""
     step: int = 0
@@ -286,7 +289,8 @@ class Ended(_Frame):
     rates: dict[str, float]
 
 
-FromChild: TypeAlias = Events | Steps | Standing | Settled | Served | Told | Answer | Ended
+FromChild: TypeAlias = Settled | Served | Told | Answer | Ended
+EventsOfChild: TypeAlias = Events | Steps | Standing  # in a channel of their own, which may be held
 
 
 def tags_of(kinds: Sequence[type[Event]]) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import anyio
@@ -16,7 +15,7 @@ from fitbus._loops import LoopHandle
 from fitbus.bus import Hook, LiveRun, Options, Publisher
 from fitbus.control import Applied, Receipt, Rejected, Superseded
 from fitbus.errors import InvalidArgumentError
-from fitbus.events import Codec, ControlApplied, ControlRejected, EpochEnd, Event
+from fitbus.events import Codec, EpochEnd, Event
 from fitbus.process._channel import Channel
 from fitbus.process._frames import (
     PLAIN,
@@ -48,6 +47,7 @@ class Link:
 
     Args:
         channel: To the parent.
+        events: The same, for events, which may have to wait there.
         codec: Encodes events, and decodes controls.
         wants: What the parent wants at first.
 
@@ -55,13 +55,18 @@ class Link:
         is_alone: Whether the parent has gone.
     """
 
-    def __init__(self, channel: Channel[FromParent], codec: Codec, wants: Wants) -> None:
+    def __init__(
+        self,
+        channel: Channel[FromParent],
+        events: Channel[FromParent],
+        codec: Codec,
+        wants: Wants,
+    ) -> None:
         self._channel = channel
+        self._events = events
         self._codec = codec
         self._run: LiveRun[Any] | None = None
         self._loop: LoopHandle | None = None
-        self._lock = threading.Lock()  # what was posted is noted before its outcome is told
-        self._open: dict[int, tuple[int, Receipt]] = {}  # by the number in the run
         self._groups: deque[Controls] = deque()
         self._standing: int | None = None  # the `seq` of the event for which training stands
         self._replied = anyio.Event()
@@ -79,7 +84,7 @@ class Link:
         self._run = run
         self._loop = LoopHandle()
         loop = self._loop
-        self._channel.on_room = lambda: loop.call_soon(self._on_room)
+        self._events.on_room = lambda: loop.call_soon(self._on_room)
         run.attach_subscription(
             (Event,),
             Options(overflow="block", buffer_size=_BUFFER, batched=True, on_error="log"),
@@ -97,23 +102,13 @@ class Link:
             return
         for is_plain, group in itertools.groupby(events, lambda event: type(event) in PLAIN):
             if is_plain:
-                self._channel.put(Steps(list[Any](group)))
+                self._events.put(Steps(list[Any](group)))
             else:
-                await self._tell_one_by_one(group)
-        if self._channel.is_crowded:
+                # A loss of this subscriber has no `seq`: the parent sees it by the gap.
+                told = [self._codec.to_msgpack(event) for event in group if event.seq >= 0]
+                self._events.put(Events([msgspec.Raw(event) for event in told]))
+        if self._events.is_crowded:
             await self._room()
-
-    async def _tell_one_by_one(self, events: Iterable[Event]) -> None:
-        encoded: list[msgspec.Raw] = []
-        for event in events:
-            if event.seq >= 0:  # not a loss of this subscriber, which the parent sees by the gap
-                encoded.append(msgspec.Raw(self._codec.to_msgpack(event)))
-            if isinstance(event, ControlApplied | ControlRejected):
-                self._channel.put(Events(encoded))
-                encoded = []
-                await self._settle(event)
-        if encoded:
-            self._channel.put(Events(encoded))
 
     async def _stand(self, event: Event | Sequence[Event]) -> None:
         """Tells an event, and waits for the parent's handlers of it."""
@@ -126,32 +121,17 @@ class Link:
         self._serve_in(run.publisher)
         self._replied, self._standing = anyio.Event(), event.seq
         if not self.is_alone:
-            self._channel.put(Standing(msgspec.Raw(self._codec.to_msgpack(event))))
+            self._events.put(Standing(msgspec.Raw(self._codec.to_msgpack(event))))
             await self._replied.wait()
         self._standing = None
 
     async def _room(self) -> None:
         self._freed = anyio.Event()
-        if self._channel.is_crowded and not self.is_alone:
+        if self._events.is_crowded and not self.is_alone:
             await self._freed.wait()
 
     def _on_room(self) -> None:
         self._freed.set()
-
-    async def _settle(self, event: ControlApplied | ControlRejected) -> None:
-        """Tells how a control of the parent's ended, after the event that says so."""
-        with self._lock:
-            found = self._open.pop(event.id, None)
-        if found is None:
-            return
-        key, receipt = found
-        if isinstance(event, ControlApplied):
-            outcome: Any = Applied(event.step, event.epoch, event.result)
-        else:
-            while receipt.outcome is None:  # it was told a moment ago, and is settled now
-                await anyio.lowlevel.checkpoint()
-            outcome = receipt.outcome
-        self._channel.put(_settled(key, event.id, outcome))
 
     # In the thread that reads what the parent tells.
 
@@ -191,10 +171,6 @@ class Link:
     def _let_go(self) -> None:
         self._replied.set()  # whichever is waited for by then
 
-    def settle_all(self) -> None:
-        """Tells what became of all that is left; at the end."""
-        self._settle_found()
-
     # In the training thread.
 
     def _serve_in(self, publisher: Publisher | None) -> None:
@@ -216,10 +192,7 @@ class Link:
             for sent in group.items:
                 self._post(run, sent)
             publisher.desk.serve()
-            self._settle_found()
             self._channel.put(Served(group.group))
-        if self._open and self._standing is not None:
-            self._settle_found()
 
     def _share_logs(self, _: Event, logs: dict[str, Any]) -> None:
         """Puts into the shared copy what hooks in the parent put into theirs."""
@@ -229,23 +202,28 @@ class Link:
     def _post(self, run: LiveRun[Any], sent: Sent) -> None:
         try:
             control: Any = self._codec.from_msgpack(bytes(sent.control))
-            with self._lock:  # what is no control, or of a type that isn't known, is refused
-                receipt = run.inbox.post(control, sent.source, returned=sent.returned)
-                self._open[receipt.id] = sent.key, receipt
+            # What is no control, or of a type that isn't known, is refused.
+            receipt = run.inbox.post(control, sent.source, returned=sent.returned)
         except (InvalidArgumentError, msgspec.DecodeError) as error:
-            self._channel.put(Settled(sent.key, -1, why=str(error)))
+            self._channel.put(Settled(sent.key, -1, -1, why=str(error)))
             return
-        publisher = run.publisher
-        if publisher is not None and publisher.closed:  # no event tells of it any more
-            self._settle_found()
+        receipt.when_settled(lambda: self._settled(sent.key, receipt))
 
-    def _settle_found(self) -> None:
-        with self._lock:
-            found = [entry for entry in self._open.items() if entry[1][1].outcome is not None]
-            for id, _ in found:
-                del self._open[id]
-        for id, (key, receipt) in found:
-            self._channel.put(_settled(key, id, receipt.outcome))
+    def _settled(self, key: int, receipt: Receipt) -> None:
+        """Tells how a control ended; in the thread in which it did."""
+        publisher = None if self._run is None else self._run.publisher
+        seq = -1 if publisher is None or publisher.closed else publisher.seq
+        match receipt.outcome:
+            case Applied(step, epoch, result):
+                plain = msgspec.to_builtins(result, enc_hook=lambda value: value.tolist())
+                told = Settled(key, receipt.id, seq, step=step, epoch=epoch, result=plain)
+            case Superseded(by):
+                told = Settled(key, receipt.id, seq, by=by)
+            case Rejected(why):
+                told = Settled(key, receipt.id, seq, why=why)
+            case None:  # pragma: no cover  # it is settled
+                return
+        self._channel.put(told)
 
 
 @final
@@ -291,16 +269,3 @@ class _Hooks(Mapping[type[Event], Hook]):
 
 def _events(codec: Codec) -> list[type[Event]]:
     return [kind for kind in codec.types if issubclass(kind, Event)]
-
-
-def _settled(key: int, id: int, outcome: object) -> Settled:
-    match outcome:
-        case Applied(step, epoch, result):
-            plain = msgspec.to_builtins(result, enc_hook=lambda value: value.tolist())
-            return Settled(key, id, step=step, epoch=epoch, result=plain)
-        case Superseded(by):
-            return Settled(key, id, by=by)
-        case Rejected(why):
-            return Settled(key, id, why=why)
-        case _:
-            return Settled(key, id, why="too late: the run has ended")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from typing import Any, final
 
 from fitbus.bus import Publisher
@@ -21,7 +20,7 @@ from fitbus.events import (
     is_rare,
 )
 from fitbus.process._asking import Asking
-from fitbus.process._channel import NOTHING, Channel
+from fitbus.process._channel import NOTHING, readable
 from fitbus.process._controls import Outbox
 from fitbus.process._frames import (
     PLAIN,
@@ -29,7 +28,6 @@ from fitbus.process._frames import (
     Ended,
     Events,
     Failed,
-    FromChild,
     Reply,
     Served,
     Settled,
@@ -39,10 +37,11 @@ from fitbus.process._frames import (
     Wants,
     tags_of,
 )
+from fitbus.process._spawning import Spawned
 
 __all__ = ["Relay"]
 
-_LOOK_S = 0.02
+_LOOK_S = 0.005
 
 
 @final
@@ -54,7 +53,7 @@ class Relay:
 
     Args:
         publisher: The run's end of the bus.
-        channel: To the child.
+        spawned: The child.
         outbox: Passes controls on.
         asking: What was asked.
 
@@ -68,20 +67,21 @@ class Relay:
     """
 
     def __init__(
-        self, publisher: Publisher, channel: Channel[FromChild], outbox: Outbox, asking: Asking
+        self, publisher: Publisher, spawned: Spawned, outbox: Outbox, asking: Asking
     ) -> None:
         self._publisher = publisher
-        self._channel = channel
+        self._channel = spawned.channel
+        self._events = spawned.events
         self._outbox = outbox
         self._asking = asking
         self._codec = outbox.codec
         self._kinds = [kind for kind in self._codec.types if issubclass(kind, Event)]
         self._unwanted: tuple[type[Event], ...] = ()
         self._expected: int | None = None  # the child's next `seq`
-        self._backlog: deque[Any] = deque()
         self._time: float | None = None
         self._thread = 0
         self._failed = False
+        self._stands = self._is_cut = False  # whether it stands still; whether the child has gone
         self._wants: Wants | None = None
         self.began: TrainBegin | None = None
         self.told: Told | None = None
@@ -114,12 +114,19 @@ class Relay:
         """Publishes, until the child has gone."""
         self._thread = threading.get_ident()
         while True:
-            frame = self._backlog.popleft() if self._backlog else self._channel.receive()
+            while self.pump(0):
+                pass
+            frame = self._events.receive(0)
             if frame is None:
-                return
+                break
             if frame is not NOTHING:
-                self._take(frame)
+                self._take_events(frame)
             self._between()
+            if frame is NOTHING:
+                readable([self._events] if self._is_cut else [self._events, self._channel])
+        while self.pump(_LOOK_S) or not self._is_cut:
+            pass
+        self._outbox.settle_told(None)
 
     def publish_end(self, reason: Any, detail: str) -> None:
         """Tells of the end in the place of a child that didn't."""
@@ -127,21 +134,43 @@ class Relay:
             self.end = TrainEnd(reason=reason, detail=detail)
             self._publisher.barrier(self.end)
 
-    def pump(self, frames: int = 1) -> bool:
-        """Takes what the child tells while it, or this thread, stands still. False: it has gone."""
-        for _ in range(frames):
-            frame = self._channel.receive(_LOOK_S)
-            if frame is None:
-                self._backlog.append(None)
-                self._outbox.is_standing = False
+    def pump(self, timeout_s: float = _LOOK_S) -> bool:
+        """Takes what else the child tells, which goes past its events. False: nothing came."""
+        if self._is_cut:
+            return False
+        match self._channel.receive(timeout_s):
+            case None:
+                self._is_cut = True
                 return False
-            if frame is NOTHING:
-                return True
-            self._take(frame, nested=True)
+            case Settled() as settled:
+                self._outbox.settle_after(settled, None if self._stands else self._expected or 0)
+            case Served(group):
+                self._outbox.served = max(self._outbox.served, group)
+            case Told() as told:
+                self.told = told
+            case Answer() as answer:
+                self._asking.answered(answer)
+            case Ended() as ended:
+                self.ended = ended
+            case _:
+                return False
         return True
+
+    def pump_on(self) -> bool:
+        """The same for those who wait for an answer. False: there won't be one."""
+        stood, self._stands = self._stands, True
+        try:
+            self._outbox.settle_told(None)
+            self.pump()
+        finally:
+            self._stands = stood
+        return not self._is_cut
 
     def _between(self) -> None:
         """What a training thread does between two steps."""
+        if self._failed:
+            self._publisher.run_deferred()
+            return
         try:
             self._publisher.boundary()
         except RunCancelledError:
@@ -156,44 +185,31 @@ class Relay:
             kind, interrupts = type(error).__name__, not isinstance(error, Exception)
             self._channel.put(Failed(kind, str(error), interrupts))
 
-    def _take(self, frame: Any, *, nested: bool = False) -> None:  # noqa: C901  # a case for each
-        if nested and not self._outbox.is_standing and isinstance(frame, Events | Steps | Standing):
-            self._backlog.append(frame)  # a handler is being waited for here, not by the child
-            return
+    def _take_events(self, frame: Any) -> None:
         match frame:
             case Steps(events):
                 for event in events:
-                    self._publish(event, nested=nested)
+                    self._publish(event)
             case Events(events):
                 for raw in events:
-                    self._publish(self._decoded(raw), nested=nested)
+                    self._publish(self._decoded(raw))
             case Standing(event):
                 self._stand(self._decoded(event))
-            case Settled():
-                self._outbox.settle(frame)
-            case Served(group):
-                self._outbox.served = max(self._outbox.served, group)
-            case Told():
-                self.told = frame
-            case Answer():
-                self._asking.answered(frame)
-            case Ended():
-                self.ended = frame
+        self._outbox.settle_told(self._expected)
 
     def _decoded(self, raw: Any) -> Event:
         event = self._codec.from_msgpack(bytes(raw))
         assert isinstance(event, Event)
         return event
 
-    def _publish(self, event: Event, *, nested: bool = False) -> None:
+    def _publish(self, event: Event) -> None:
         publisher = self._publisher
-        if not nested:
-            self._between()
+        self._between()
         self._place(event)
         if type(event) not in PLAIN:
             self._look_at(event)
         kind = type(event)
-        if not nested and _may_stand(kind) and publisher.waits(kind):
+        if _may_stand(kind) and publisher.waits(kind):
             self._barrier(event, stands=False)
         else:
             publisher.publish(event, held=True)
@@ -245,11 +261,15 @@ class Relay:
                 pass
 
     def _on_standstill(self) -> None:
-        """Reads the answers for which somebody waits who is waited for himself."""
-        self._outbox.pass_on()
-        if self._asking.is_open and threading.get_ident() == self._thread:
-            self.pump()
-            self._publisher.ring()  # to look again at once
+        """Takes the answers for which somebody may wait who is waited for himself."""
+        stood, self._stands = self._stands, True
+        try:
+            self._outbox.settle_told(None)
+            is_awaited = self._asking.is_open or self._outbox.is_open
+            if self.pump(_LOOK_S if is_awaited else 0):
+                self._publisher.ring()  # to look again at once
+        finally:
+            self._stands = stood
 
     def _clock(self) -> float:
         """The time of what the child told; of what is published here besides, the present one."""

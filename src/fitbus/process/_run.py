@@ -244,7 +244,7 @@ class ProcessRun(LiveRun[History]):
     def _rates_here(self) -> dict[str, float]:
         relay = self._block.relay
         assert relay is not None
-        found: dict[str, float] = self._block.asking.ask_here("hyperparameters", relay.pump)
+        found: dict[str, float] = self._block.asking.ask_here("hyperparameters", relay.pump_on)
         return found
 
     def _attach_all(self, callbacks: Iterable[Any] | None) -> None:

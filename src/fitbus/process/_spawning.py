@@ -16,7 +16,7 @@ from typing import Any, final
 
 from fitbus.errors import ProcessDiedError
 from fitbus.process._channel import Channel
-from fitbus.process._frames import FromChild
+from fitbus.process._frames import EventsOfChild, FromChild
 
 __all__ = ["Spawned"]
 
@@ -25,7 +25,7 @@ _LONG = 500
 _TERM_S = 0.5
 _MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
-    " from fitbus.process._child import main; main(int(sys.argv.pop(1)))"
+    " from fitbus.process._child import main; main(*map(int, sys.argv[1:3]))"
 )
 
 
@@ -41,27 +41,32 @@ class Spawned:
 
     Attributes:
         channel: To it.
+        events: From it, with its events.
         pid: Its id.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        mine, its = socket.socketpair()
+        mine, its = zip(socket.socketpair(), socket.socketpair(), strict=True)
         path = [os.path.realpath(entry or ".") for entry in sys.path]
+        numbers = tuple(end.fileno() for end in its)
         try:
             self._process = subprocess.Popen(  # noqa: S603  # ourselves
-                [sys.executable, "-c", _MAIN, json.dumps(path), str(its.fileno())],
+                [sys.executable, "-c", _MAIN, json.dumps(path), *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 env={**os.environ, **env},
-                pass_fds=(its.fileno(),),
+                pass_fds=numbers,
                 start_new_session=True,
             )
         except BaseException:
-            mine.close()
+            for end in mine:
+                end.close()
             raise
         finally:
-            its.close()
-        self.channel: Channel[FromChild] = Channel(mine, FromChild)
+            for end in its:
+                end.close()
+        self.channel: Channel[FromChild] = Channel(mine[0], FromChild)
+        self.events: Channel[EventsOfChild] = Channel(mine[1], EventsOfChild)
         self.pid = self._process.pid
         self._lines: deque[str] = deque(maxlen=_LINES)
         self._told = threading.Thread(target=self._pass_on, name="fitbus stderr", daemon=True)
@@ -82,6 +87,7 @@ class Spawned:
         self._gone.join()
         self._told.join(_TERM_S)  # a process of its own may hold the pipe
         self.channel.close()
+        self.events.close()
 
     def interrupt(self) -> None:
         """Sends it a signal that ends it. Any thread; doesn't wait."""
@@ -89,6 +95,11 @@ class Spawned:
         killer = threading.Timer(_TERM_S, self._process.kill)
         killer.daemon = True
         killer.start()
+
+    def shut(self) -> None:
+        """Lets nobody wait for more than it has sent."""
+        self.events.shut()
+        self.channel.shut()
 
     def died(self) -> ProcessDiedError:
         """Says how it ended, when it has."""
@@ -100,7 +111,7 @@ class Spawned:
         self._process.wait()
         # A process of its own may hold the other end, so that it would never be seen closed.
         time.sleep(0.01)
-        self.channel.shut()
+        self.shut()
 
     def _pass_on(self) -> None:
         pipe: Any = self._process.stderr
