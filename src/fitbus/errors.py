@@ -55,7 +55,6 @@ __all__ = [
     "WrongThreadError",
 ]
 
-
 E = TypeVar("E", bound="FitbusError")
 
 
@@ -206,9 +205,7 @@ class ProcessDiedError(FitbusError):
 
     def __init__(self, problem: str, pid: int, status: int, lines: Sequence[str]) -> None:
         super().__init__(f"child process {pid} {problem}")
-        self.pid = pid
-        self.status = status
-        self.lines = tuple(lines)
+        self.pid, self.status, self.lines = pid, status, tuple(lines)
 
 
 @final
@@ -222,24 +219,23 @@ class ChildError(FitbusError):
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}")
-        self.kind = kind
-        self.message = message
+        self.kind, self.message = kind, message
 
 
 @final
 class ElsewhereError(FitbusError, AttributeError):
-    """A callback asked for what only the process has in which the training goes on.
+    """A callback asked for what only the training's own process has.
 
     Attributes:
         what: What it asked for.
     """
 
     def __init__(self, what: str) -> None:
-        self.what = what
         super().__init__(
-            f"{what} isn't there in this process: training goes on in a child; give the callback to"
-            " the Training that the factory returns, so that it runs there"
+            f"{what} is in the child process; give what needs it to the Training that the factory"
+            " returns, so that it runs there"
         )
+        self.what = what
 
 
 @final

@@ -12,7 +12,7 @@ import pytest
 
 import fitbus
 
-sys.path.append(str(Path(__file__).parent.parent / "process"))  # where a child finds its factory
+sys.path.append(str(Path(__file__).parents[2]))  # where a child finds its factory
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,7 +50,9 @@ class ElsewhereTrainer:
     def run(self, x: Any, y: Any = None, **options: Any) -> fitbus.ProcessRun:
         own = {n: options.pop(n) for n in ("callbacks", "run_id", "grace_s") if n in options}
         data = {"x": x, "y": y, **options}
-        return fitbus.ProcessRun("process_factories:toy", parameters=data, bus=self.bus, **own)
+        return fitbus.ProcessRun(
+            "tests.process._factories:toy", parameters=data, bus=self.bus, **own
+        )
 
     async def fit(self, x: Any, y: Any = None, **options: Any) -> Any:
         async with self.run(x, y, **options) as run:

@@ -105,6 +105,7 @@ class _Child:
         run: Any = made.trainer.run(made.x, made.y, callbacks=callbacks, **options)
         made.x = made.y = None
         error: BaseException | None = None
+        ended = Ended("cancelled", None, [], {}, {}, "", {})
         async with anyio.create_task_group() as self._tasks:
             self._tasks.start_soon(self._tell, run)
             with anyio.CancelScope() as self._scope:
@@ -116,8 +117,7 @@ class _Child:
                     raise
                 except BaseException as raised:  # noqa: BLE001  # the parent raises it
                     error = raised
-            with anyio.CancelScope(shield=True):
-                ended = await self._end(run, error)
+            ended = await self._end(run, error)
             self._tasks.cancel_scope.cancel()
         return ended, isinstance(error, ThreadStuckError)
 
@@ -217,6 +217,8 @@ class _Child:
                 run.publisher.ring()
             case Ask():
                 loop.call_soon(lambda: self._ask(frame))
+            case _:
+                pass
 
     def _ask(self, ask: Ask) -> None:
         if self._tasks is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import final
 
 import msgspec
@@ -79,7 +79,7 @@ class Outbox:
             return Controls(self._taken(), -1)
 
     @contextlib.contextmanager
-    def held(self, *, stands: bool) -> Iterator[None]:
+    def held(self, *, stands: bool) -> Generator[None]:
         """Keeps what comes in together while handlers are waited for. In the run's thread.
 
         Args:
@@ -183,7 +183,7 @@ class Outbox:
     def _taken(self) -> list[Sent]:
         items: list[Sent] = []
         for receipt, _ in self._inbox.take():
-            control, why = receipt.control, ""
+            control, encoded, why = receipt.control, b"", ""
             if type(control) not in self.codec.types and control.crosses_processes:
                 why = f"the child doesn't know {type(control).__name__}; give it in `user_types`"
             try:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import anyio
-import anyio.lowlevel
 import msgspec
 
 from fitbus._loops import LoopHandle

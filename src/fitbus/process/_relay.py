@@ -16,8 +16,6 @@ from fitbus.events import (
     RunResumed,
     TrainBegin,
     TrainEnd,
-    UnknownEvent,
-    is_rare,
 )
 from fitbus.process._asking import Asking
 from fitbus.process._channel import NOTHING, readable
@@ -35,6 +33,8 @@ from fitbus.process._frames import (
     Steps,
     Told,
     Wants,
+    may_stand,
+    plain_logs,
     tags_of,
 )
 from fitbus.process._spawning import Spawned
@@ -98,7 +98,7 @@ class Relay:
         batches = [kind for kind in self._kinds if kind.batch_level]
         wanted = [kind for kind in batches if publisher.wanted(kind)]
         self._unwanted = tuple(kind for kind in batches if kind not in wanted)
-        waiting = [k for k in self._kinds if _may_stand(k) and publisher.waits(k)]
+        waiting = [k for k in self._kinds if may_stand(k) and publisher.waits(k)]
         self._wants = Wants(tags_of(wanted), tags_of(waiting))
         return self._wants
 
@@ -195,6 +195,8 @@ class Relay:
                     self._publish(self._decoded(raw))
             case Standing(event):
                 self._stand(self._decoded(event))
+            case _:
+                pass
         self._outbox.settle_told(self._expected)
 
     def _decoded(self, raw: Any) -> Event:
@@ -209,7 +211,7 @@ class Relay:
         if type(event) not in PLAIN:
             self._look_at(event)
         kind = type(event)
-        if _may_stand(kind) and publisher.waits(kind):
+        if may_stand(kind) and publisher.waits(kind):
             self._barrier(event, stands=False)
         else:
             publisher.publish(event, held=True)
@@ -223,7 +225,7 @@ class Relay:
         logs = self._barrier(event, stands=True)
         before = getattr(event, "logs", {})
         changed = {n: v for n, v in logs.items() if n not in before or v is not before[n]}
-        self._channel.put(Reply(seq, _plain(changed)))
+        self._channel.put(Reply(seq, plain_logs(changed)))
 
     def _barrier(self, event: Event, *, stands: bool) -> dict[str, float]:
         with self._outbox.held(stands=stands):
@@ -278,22 +280,3 @@ class Relay:
             return time.time()
         self._time = None
         return then
-
-
-def _may_stand(kind: type[Event]) -> bool:
-    """Whether training stands still for the waiting handlers of a type.
-
-    For those of other types it doesn't: they are called before its next boundary.
-    """
-    return (is_rare(kind) or kind in PLAIN) and kind is not UnknownEvent
-
-
-def _plain(logs: dict[str, Any]) -> dict[str, Any]:
-    """What hooks added to logs, as plain numbers; all else stays here."""
-    found: dict[str, Any] = {}
-    for name, value in logs.items():
-        to_list = getattr(value, "tolist", None)
-        plain = value if to_list is None else to_list()
-        if isinstance(plain, int | float | str | bool):
-            found[name] = plain
-    return found

@@ -13,12 +13,22 @@ from fitbus.testing import toy_problem
 from fitbus.train import Training
 
 
-def toy(epochs: int = 1, x: Any = None, y: Any = None, **options: Any) -> Training:
-    """Two batches an epoch, unless data are given."""
+class Drawn(fitbus.Event):
+    """An event of a user's own."""
+
+    n: int
+
+
+def toy(
+    epochs: int = 1, x: Any = None, y: Any = None, steps: int | None = None, **options: Any
+) -> Training:
+    """Two batches an epoch, or so many steps, unless data are given."""
     problem = toy_problem(64, 4)
     trainer = fitbus.Trainer(problem.task, problem.params)
     if x is None:
         x, y, options = problem.x, problem.y, {"batch_size": 32, **options}
+    if steps is not None:
+        options |= {"steps_per_epoch": steps}
     return Training(trainer, x, y, epochs=epochs, **options)
 
 
@@ -27,7 +37,8 @@ def dies(how: str) -> Training:
 
     @fitbus.handler(fitbus.BatchEnd, wait=True)
     def die(event: fitbus.BatchEnd) -> None:
-        print("the last words", file=sys.stderr, flush=True)
+        sys.stderr.write("the last words\n")
+        sys.stderr.flush()
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         elif how == "exited":
@@ -54,3 +65,14 @@ def broken() -> Training:
 def no_training() -> Any:
     """Returns something else."""
     return 3
+
+
+def draws() -> Training:
+    """Publishes events of its own."""
+
+    class Draw(fitbus.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            assert self.run is not None
+            self.run.publish(Drawn(n=batch))
+
+    return toy(callbacks=[Draw()])
