@@ -17,7 +17,6 @@ from fitbus.errors import InvalidArgumentError
 from fitbus.events import Codec, EpochEnd, Event
 from fitbus.process._channel import Channel
 from fitbus.process._frames import (
-    PLAIN,
     Controls,
     Events,
     FromParent,
@@ -28,8 +27,8 @@ from fitbus.process._frames import (
     Standing,
     Steps,
     Wants,
-    tags_of,
 )
+from fitbus.process._kinds import PLAIN, tags_of
 
 __all__ = ["Link"]
 

@@ -21,7 +21,6 @@ from fitbus.process._asking import Asking
 from fitbus.process._channel import NOTHING, readable
 from fitbus.process._controls import Outbox
 from fitbus.process._frames import (
-    PLAIN,
     Answer,
     Ended,
     Events,
@@ -33,10 +32,8 @@ from fitbus.process._frames import (
     Steps,
     Told,
     Wants,
-    may_stand,
-    plain_logs,
-    tags_of,
 )
+from fitbus.process._kinds import PLAIN, may_stand, plain_logs, tags_of
 from fitbus.process._spawning import Spawned
 
 __all__ = ["Relay"]
