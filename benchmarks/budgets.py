@@ -37,6 +37,7 @@ SCRIPTS = {
     "scale": False,
     "memory": False,
     "durability": False,
+    "service": False,
     "peers": False,
     "facts": False,
 }
@@ -86,6 +87,10 @@ ASKED = [
     Asked("a backup each 1,000 steps ÷ none", "durability", r"backup / "),
     Asked("the journal ÷ none", "durability", r"journal"),
     Asked("training held by a backup ÷ by a copy to the host", "durability", r"held"),
+    Asked("training with event streams ÷ without", "service", r".* / none"),
+    Asked("a request beside event streams, 99th percentile", "service", r".*the request: 99"),
+    Asked("event streams that aren't whole", "service", r".*not whole"),
+    Asked("a plain request meanwhile, 99th percentile, over idle", "service", r".*over idle"),
 ]
 
 # The short table: rows of overhead.py, in words.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from fitbus import _html
 from fitbus._columns import columns
 
-__all__ = ["Entry", "table"]
+__all__ = ["Entry", "html_table", "table"]
 
 _HEADER = ("subscriber", "events", "lost", "errors", "in handler", "training waited", "of the run")
 
@@ -26,6 +27,15 @@ class Entry(NamedTuple):
 
 def table(entries: Iterable[Entry]) -> str:
     """Plain text, a line each; first those that training waited for longest."""
+    return "\n".join(columns(_rows(entries)))
+
+
+def html_table(entries: Iterable[Entry]) -> str:
+    """The same for a notebook."""
+    return _html.table(_rows(entries))
+
+
+def _rows(entries: Iterable[Entry]) -> list[tuple[str, ...]]:
     ranked = sorted(entries, key=lambda entry: (-entry.held_s, -entry.seconds))
     rows = [
         (
@@ -37,4 +47,4 @@ def table(entries: Iterable[Entry]) -> str:
         )
         for entry in ranked
     ]
-    return "\n".join(columns([_HEADER, *rows]))
+    return [_HEADER, *rows]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
-from fitbus._costs import table
+from fitbus._costs import html_table, table
 from fitbus.bus._options import Overflow
 from fitbus.bus._statistics import SubscriptionStatistics
 from fitbus.bus._subscription import Subscription
@@ -52,6 +52,10 @@ class RunStatistics:
     def table(self) -> str:
         """What its subscribers got and cost until now, as a table; see `DeliveryReport.table`."""
         return table(entry.entry for entry in self.subscriptions)
+
+    def _repr_html_(self) -> str:
+        """The table, in a notebook."""
+        return html_table(entry.entry for entry in self.subscriptions)
 
 
 @runtime_checkable

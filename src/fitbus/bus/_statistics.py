@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, final
 
-from fitbus._costs import Entry, table
+from fitbus._costs import Entry, html_table, table
 
 if TYPE_CHECKING:
     from fitbus.bus._subscription import Subscription
@@ -216,3 +216,7 @@ class DeliveryReport:
     def __str__(self) -> str:
         """The table."""
         return self.table()
+
+    def _repr_html_(self) -> str:
+        """The table, in a notebook."""
+        return html_table(entry.entry for entry in self.subscribers)

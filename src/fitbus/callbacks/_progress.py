@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 
 from fitbus.events import BatchEnd, PredictBatchEnd, TestBatchEnd
 
-__all__ = ["AnyBatchEnd", "Progress", "Row", "View", "speed"]
+__all__ = ["AnyBatchEnd", "Left", "Progress", "Row", "View", "speed"]
 
 AnyBatchEnd: TypeAlias = BatchEnd | TestBatchEnd | PredictBatchEnd
 
@@ -28,10 +28,24 @@ class Row(NamedTuple):
 
 
 class View(NamedTuple):
-    """What goes on at present."""
+    """What goes on at present: bars, and the logs as of a step."""
 
     rows: list[Row]
     logs: Mapping[str, Any]
+    step: int
+    learning_rate: float | None
+    status: str
+    facts: str
+
+
+class Left(NamedTuple):
+    """What an epoch, an evaluation or a prediction leaves."""
+
+    label: str
+    took_s: float
+    speed: float | None
+    logs: Mapping[str, Any]
+    step: int
 
 
 @final
@@ -45,6 +59,9 @@ class Progress:
         speed: Batches a second in the last epoch that ended.
         took_s: How long that took, its validation included.
         validating: Whether a validation goes on.
+        over: Whether an evaluation or a prediction has ended.
+        step: That of the last batch that ended.
+        learning_rate: The last one that was asked for.
     """
 
     def __init__(self, steps: int | None, epochs: int, kind: str = "") -> None:
@@ -53,12 +70,15 @@ class Progress:
         self.count = 0
         self.speed: float | None = None
         self.took_s = 0.0
-        self.validating = False
+        self.validating = self.over = False
+        self.step = 0
+        self.learning_rate: float | None = None
         self._lock = threading.Lock()
         self._steps = steps
         self._learned = steps is None
         self._epoch = 0
         self._logs: Mapping[str, Any] = {}
+        self._logs_step = 0
         self._looked = 0.0
         self._paused_s = 0.0
         self._viewed = self._begun = self._epoch_begun = time.time()
@@ -99,7 +119,7 @@ class Progress:
 
     def is_due(self, event: AnyBatchEnd) -> bool:
         """Counts a batch, and says whether it is time to look."""
-        self.count = event.batch + 1
+        self.count, self.step = event.batch + 1, event.step
         if event.time - self._looked < _LOOK_S:
             return False
         self._looked = event.time
@@ -110,7 +130,7 @@ class Progress:
     async def look(self, event: AnyBatchEnd) -> None:
         """Looks at a batch."""
         with self._lock:
-            self._logs = getattr(event, "logs", {})
+            self._logs, self._logs_step = getattr(event, "logs", {}), event.step
             if self._trained is not None or (self.kind == "fit" and event.epoch != self._epoch):
                 return  # too late to count
             self._to = (event.time - self._paused_s, event.batch + 1)
@@ -129,15 +149,16 @@ class Progress:
             done, steps = self.count, self._steps
             if steps is not None and done > steps:  # learned from an epoch that was cut short
                 steps = None
-            times, left_s = _clock(self._now() - self._begun), self._left_s(steps)
-            if left_s is not None:
-                times += f", {_clock(left_s)} left"
+            took, left_s = _clock(self._now() - self._begun), self._left_s(steps)
+            times = took if left_s is None else f"{took}, {_clock(left_s)} left"
             if status == "paused":
                 doing = "paused"
             elif self.validating:
                 doing = "validating"
+            elif done or self.speed is not None:  # epochs may be too short to be seen begun
+                doing = speed(self._speed_now())
             else:
-                doing = speed(self._speed_now()) if done else "waiting for the first batch"
+                doing = "waiting for the first batch"
             rows: list[Row] = []
             if self.epochs > 1:
                 part = 0.0 if steps is None else done / steps
@@ -148,7 +169,8 @@ class Progress:
             label = "batch" if self.kind == "fit" else self.kind
             count = f"{done:,}" if steps is None else f"{done:,}/{steps:,}"
             rows.append(Row(label, done, steps, count, doing))
-            return View(rows, self._logs)
+            facts = f"{status}, step {self.step:,}, {took}"
+            return View(rows, self._logs, self._logs_step, self.learning_rate, status, facts)
 
     # With the lock held.
 

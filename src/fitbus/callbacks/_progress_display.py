@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from rich.console import Console, Group
 from rich.errors import LiveError
@@ -18,8 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from fitbus.callbacks._progress import View
+from fitbus._html import number
+from fitbus.callbacks._progress import Left, View, speed
 
 __all__ = ["Display"]
 
@@ -55,9 +55,13 @@ class Display:
         self._thread = threading.Thread(target=self._main, name="fitbus progress bar", daemon=True)
         self._thread.start()
 
-    def add(self, label: str, detail: str, logs: Mapping[str, Any]) -> None:
+    def add(self, left: Left) -> None:
         """Adds a line. Any thread; never waits for the terminal."""
-        line = Text.assemble((label, "bold"), "  ", (detail, "cyan"), "  ", _spelled(logs))
+        took, fast = f"{left.took_s:.1f}s", speed(left.speed)
+        detail = f"{took:>6}  {fast:>14}"
+        line = Text.assemble(
+            (left.label, "bold"), "  ", (detail, "cyan"), "  ", _spelled(left.logs)
+        )
         line.rstrip()
         with self._changed:
             self._lost += len(self._lines) == _LINES
@@ -154,13 +158,5 @@ def _spelled(logs: Mapping[str, Any]) -> Text:
     for name, value in logs.items():
         text.append("  " if text else "")
         text.append(f"{name} ", "dim")
-        text.append(_number(value))
+        text.append(number(value))
     return text
-
-
-def _number(value: Any) -> str:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return f"{number:.4f}" if number == 0 or 1e-3 <= abs(number) < 1e6 else f"{number:.4g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Frame", "Hub", "Thinned"]
 
-_PACE_S = 0.02  # how long events gather before clients are woken
-_BY_CLIENT_S = 0.001  # and how much longer for each client: waking all takes a tenth of the time
+_PACE_S = 0.02  # how long events gather, and how long it is from one group of clients to the next
+_GROUP = 20  # how many clients are woken together: what else the loop has to do waits for them
 
 
 class Frame(NamedTuple):
@@ -69,7 +69,7 @@ class Hub:
         self._bytes = 0
         self._start = 0  # the place of the first frame kept
         self._news = anyio.Event()
-        self._changed = anyio.Event()
+        self._waiting: OrderedDict[anyio.Event, None] = OrderedDict()  # of clients; in turn
         self._chunks: dict[Any, bytes] = {}  # made since the last news, by place and form
         self.clients = 0
         self.ended = False
@@ -94,9 +94,13 @@ class Hub:
                     async for event in stream:
                         self._add(Frame.of(event, self._codec))
                 tasks.cancel_scope.cancel()
+            self.ended = True
+            while self._waiting:
+                self._wake(_GROUP)
+                await anyio.sleep(_PACE_S)
         finally:
             self.ended = True
-            self._changed.set()
+            self._wake(len(self._waiting))
 
     def place_after(self, seq: int) -> int:
         """The place of the first event kept that comes after one."""
@@ -123,11 +127,20 @@ class Hub:
         return found
 
     async def wait(self, place: int, timeout: float) -> bool:
-        """Waits for something new at a place, so many seconds; tells whether there is."""
+        """Waits for a client's turn to go on from a place, so many seconds; tells whether it came.
+
+        If there is something new already, it isn't its turn yet: others are, before it.
+        """
+        if self.ended:
+            return True
+        turn = anyio.Event()
+        self._waiting[turn] = None
+        if self.end > place:
+            self._news.set()
         with anyio.move_on_after(timeout):
-            while not (self.end > place or self.ended):
-                await self._changed.wait()
-        return self.end > place or self.ended
+            await turn.wait()
+        self._waiting.pop(turn, None)
+        return turn.is_set()
 
     def _add(self, frame: Frame) -> None:
         self._frames.append(frame)
@@ -138,14 +151,26 @@ class Hub:
         self._news.set()
 
     async def _ring(self) -> None:
-        """Wakes clients, all together, and not for each event."""
+        """Wakes clients, not for each event, and a group at a time.
+
+        Those of a group share what is made for the first of them, and between two groups the loop
+        does what else there is to do.
+        """
         while True:
             await self._news.wait()
             self._news = anyio.Event()
-            await anyio.sleep(_PACE_S + _BY_CLIENT_S * self.clients)
-            self._chunks.clear()
-            changed, self._changed = self._changed, anyio.Event()
-            changed.set()
+            left = len(self._waiting)
+            while True:
+                await anyio.sleep(_PACE_S)
+                self._wake(min(left, _GROUP))
+                left -= _GROUP
+                if left <= 0:
+                    break
+
+    def _wake(self, count: int) -> None:
+        self._chunks.clear()
+        for _ in range(min(count, len(self._waiting))):
+            self._waiting.popitem(last=False)[0].set()
 
 
 @cache

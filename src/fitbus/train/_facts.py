@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fitbus.train._showing import run_html
+
 if TYPE_CHECKING:
     from fitbus.events import EndReason
     from fitbus.train._driver import Driver
@@ -14,6 +16,7 @@ __all__ = ["RunFacts"]
 class RunFacts:
     """Properties that wait for nothing."""
 
+    id: str
     driver: Driver
 
     @property
@@ -37,3 +40,7 @@ class RunFacts:
     def end_reason(self) -> EndReason | None:
         """Why it ends, known when `TrainEnd` is delivered; None before."""
         return None if self.driver.engine is None else self.driver.engine.end_reason
+
+    def _repr_html_(self) -> str:
+        """Shows in a notebook where it stands at this moment; never waits."""
+        return run_html(self.driver, self.id)

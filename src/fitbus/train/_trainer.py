@@ -130,8 +130,8 @@ class Trainer:
             batch_size: Examples in a batch, for arrays; None means 32. A short last batch is filled
                 up with rows of weight 0, so that nothing is compiled twice.
             epochs: The number of the last epoch, counted from 1.
-            verbose: 0: nothing is printed; 1 or `"auto"`: a progress bar; 2: a line an epoch (both
-                need the extra `demo`).
+            verbose: 0: nothing is printed; 1 or `"auto"`: a progress bar (notebooks: and a curve);
+                2: a line an epoch (but for the notebook's, they need the extra `demo`).
             callbacks: Callback objects and handlers, nested lists allowed; for this call only.
             validation_split: The fraction of the arrays, at their end, that is held out.
             validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`, or what `x` may be.
