@@ -50,7 +50,7 @@ BELOW = {
         *("_history", "_lists", "_loops", "_message", "_stand_ins", "bus", "control", "errors"),
         *("events", "train"),
     },
-    "service": {"control", "errors", "events", "journal", "train"},
+    "service": {"bus", "control", "errors", "events", "journal", "process", "train"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
         "bus",

@@ -6,11 +6,13 @@ import threading
 import time
 from typing import Any, final
 
+from fitbus._history import History
 from fitbus.bus import Publisher
 from fitbus.control import StopTraining
 from fitbus.errors import RunCancelledError
 from fitbus.events import (
     ControlApplied,
+    EpochEnd,
     Event,
     RunPaused,
     RunResumed,
@@ -60,6 +62,7 @@ class Relay:
         ended: What was told of the end; None before.
         end: The event of the end; None before.
         stop: The first stop that acted; None if there is none.
+        record: The logs of the epochs that have ended.
         is_paused: Whether training stands still until `Resume`.
     """
 
@@ -86,6 +89,7 @@ class Relay:
         self.end: TrainEnd | None = None
         self.stop: StopTraining | None = None
         self.is_paused = False
+        self.record = History()
         publisher.delivery.clock = self._clock
         publisher.on_standstill = self._on_standstill
 
@@ -248,6 +252,8 @@ class Relay:
                 self.began = event
             case TrainEnd():
                 self.end = event
+            case EpochEnd():
+                self.record.record(event.epoch, event.logs)
             case RunPaused():
                 self.is_paused = True
             case RunResumed():

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
+from fitbus._history import History
 from fitbus._stand_ins import Absent, Model, Optimizer, Preparation
 from fitbus.bus import stands_in
 from fitbus.control import Control, Receipt
@@ -48,6 +49,12 @@ class DriverView(_Elsewhere):
     def life(self) -> Any:
         """Where the run stands, and what came of it."""
         return self._run.block.life
+
+    @property
+    def record(self) -> History | None:
+        """The logs of the epochs that have ended, as far as they were told."""
+        relay = self._run.block.relay
+        return None if relay is None else relay.record
 
     @property
     def engine(self) -> Any:
