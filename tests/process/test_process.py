@@ -56,6 +56,8 @@ async def test_it_tells_what_a_thread_tells_and_keeps_what_it_keeps() -> None:
     here = made.trainer.run(made.x, made.y, **made.options)
     there = fitbus.ProcessRun(TOY, 3, parameters={"validation_split": 0.25})
     assert (here.id, there.id) == ("fit-1", "fit-1")
+    handles: list[fitbus.RunHandle] = [here, there]
+    assert all(isinstance(handle, fitbus.RunHandle) for handle in handles)
     told: list[list[Event]] = []
     for run in (here, there):
         events: list[Event] = []

@@ -92,14 +92,16 @@ class ProcessBlock(Block):
             self.publisher = Publisher(run.bus, run=run.id, inbox=run.inbox)
             self._directory = tempfile.mkdtemp(prefix="fitbus-")
             weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
-            self.spawned = await run_in_daemon_thread(
-                lambda: Spawned(self._env), f"fitbus {run.id}, start"
-            )
+            with anyio.CancelScope(shield=True):  # it takes a moment, and isn't left behind
+                self.spawned = await run_in_daemon_thread(
+                    lambda: Spawned(self._env), f"fitbus {run.id}, start"
+                )
             self._host = await run.bus.hosted().__aenter__()
         except BaseException as error:
             self._end_unstarted(error)
             raise
         self.life.status = "running"
+        assert self.spawned is not None
         self._connect(self.publisher, self.spawned)
         self._host.tasks.start_soon(self._drive, name=f"fitbus {run.id}")
 
@@ -137,7 +139,7 @@ class ProcessBlock(Block):
         self._run.end_streams()
         if self.spawned is not None:
             self.spawned.interrupt()
-            self.spawned.shut()
+            self.spawned.close()
         if self.publisher is not None:
             self.publisher.abandon()
             self._run.bus.finish_run(self._run.id)
@@ -175,7 +177,7 @@ class ProcessBlock(Block):
                 )
                 ended = True
             if not ended:
-                error = self._abandon(publisher, spawned)
+                error = self._abandon(publisher, relay, spawned)
             self.asking.end()
             await self._drain(self._run.bus, self._run.id)
             self._run.end_streams()
@@ -239,12 +241,13 @@ class ProcessBlock(Block):
         if ended.state:
             self.state = read_and_removed(ended.state)
 
-    def _abandon(self, publisher: Publisher, spawned: Spawned) -> BaseException:
+    def _abandon(self, publisher: Publisher, relay: Relay, spawned: Spawned) -> BaseException:
         """Leaves the thread behind in a handler that doesn't end; the child is dead."""
         activity = publisher.thread_calls.calling or "listening to its child process"
         error = ThreadStuckError(activity, self.grace_s)
         self._outbox.end()
-        publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))
+        if relay.end is None:
+            publisher.publish(TrainEnd(reason="cancelled", detail=str(error)))
         publisher.abandon()
         spawned.shut()
         return error

@@ -212,7 +212,7 @@ class _Child:
                 link.take_wants(frame)
             case Failed(kind, message, interrupts):
                 base: Any = BaseException if interrupts else Exception
-                error = type(kind, (base,), {"__module__": _OWN})(message)
+                error = type(kind, (base,), {"__module__": _OWN})(*filter(None, [message]))
                 run.publisher.failures.add(-1, -1, error, f"{kind}: {message}", fatal=True)
                 run.publisher.ring()
             case Ask():

@@ -86,8 +86,7 @@ class Spawned:
                 within_s = _TERM_S
         self._gone.join()
         self._told.join(_TERM_S)  # a process of its own may hold the pipe
-        self.channel.close()
-        self.events.close()
+        self.close()
 
     def interrupt(self) -> None:
         """Sends it a signal that ends it. Any thread; doesn't wait."""
@@ -100,6 +99,11 @@ class Spawned:
         """Lets nobody wait for more than it has sent."""
         self.events.shut()
         self.channel.shut()
+
+    def close(self) -> None:
+        """Gives the sockets back."""
+        self.channel.close()
+        self.events.close()
 
     def died(self) -> ProcessDiedError:
         """Says how it ended, when it has."""
