@@ -144,6 +144,22 @@ async def test_what_a_handler_here_raises_is_dealt_with_as_here(on_error: Any) -
         assert end.detail == "OSError: of the handler"
 
 
+async def test_an_interrupt_of_a_handler_here_leaves_as_itself() -> None:
+    run = fitbus.ProcessRun("tests.process._factories:toy", FOREVER)
+    recorder = EventRecorder()
+    run.add(recorder, TrainEnd)
+
+    def interrupt(event: BatchEnd) -> None:
+        raise KeyboardInterrupt
+
+    run.add(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        async with run:
+            await run.wait()
+    (end,) = recorder.of(TrainEnd)
+    assert (end.reason, end.detail, run.status) == ("cancelled", "KeyboardInterrupt()", "cancelled")
+
+
 @pytest.mark.parametrize("anyio_backend", LOOPS)
 async def test_cancelling_stops_at_a_boundary() -> None:
     run = fitbus.ProcessRun("tests.process._factories:toy", FOREVER)

@@ -181,7 +181,7 @@ class ProcessBlock(Block):
             self.asking.end()
             await self._drain(self._run.bus, self._run.id)
             self._run.end_streams()
-            self.life.error = publisher.failures.lead(error)
+            self.life.error = publisher.failures.interrupt or publisher.failures.lead(error)
             self.life.status = self._how_it_ended(relay, self.life.error)
             self._tell_end()
         self.life.end()
