@@ -22,6 +22,8 @@ __all__ = ["Part"]
 
 IDS = re.compile(rb"id: [^:\n]+:(\d+)\n")
 PROBE_S = 0.01
+# Where stuck clients connect. The system would take in megabytes for each, which is all of a run.
+NARROW = 4096
 
 
 class Part:
@@ -36,8 +38,7 @@ class Part:
     def __init__(self, name: str, *arguments: Any, core: int | None = None) -> None:
         environment = dict(os.environ)
         if name == "service":  # one core computes; the event loop has the other one
-            environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
-            environment["XLA_FLAGS"] += " intra_op_parallelism_threads=1"
+            environment["NPROC"] = "1"  # how many threads XLA has for the CPU
         self._process = subprocess.Popen(  # noqa: S603  # this file
             [sys.executable, __file__, name, *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -109,7 +110,7 @@ def request(port: int, path: str) -> bytes:
 class Service:
     """Serves, and trains when told to."""
 
-    def __init__(self, port: int, smoke: bool) -> None:
+    def __init__(self, port: int, narrow: int, smoke: bool) -> None:
         import uvicorn
 
         import fitbus
@@ -117,7 +118,8 @@ class Service:
         self._smoke = smoke
         self._runs = fitbus.Runs(keep=1)
         app = fitbus.service.app(self._runs, control_token="not used", max_streams=2000)  # noqa: S106
-        config = uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5)
+        self._sockets = [listening(port), listening(narrow, buffer=NARROW)]
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
         self._trainers: dict[str, Any] = {}
         self._go = asyncio.Event()
@@ -128,7 +130,7 @@ class Service:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Any] = asyncio.Queue()
         commands(lambda what: loop.call_soon_threadsafe(queue.put_nowait, what))
-        serving = loop.create_task(self._server.serve())
+        serving = loop.create_task(self._server.serve(self._sockets))
         while not self._server.started:  # noqa: ASYNC110  # it has no event for that
             await asyncio.sleep(0.01)
         answer("up")
@@ -141,7 +143,7 @@ class Service:
                     task.add_done_callback(self._ended)
                 case "go":
                     self._go.set()
-                case "rss":
+                case _:
                     answer(rss())
         self._server.should_exit = True
         await serving
@@ -171,8 +173,10 @@ class Service:
             run_id=what["id"],
         )
         answer("there")
+        await go.wait()  # what opening the streams takes isn't counted
+        begun = time.thread_time()
         await run.wait()
-        answer({"seconds": times[1] - times[0]})
+        answer({"seconds": times[1] - times[0], "loop": time.thread_time() - begun})
 
     async def _trainer(self, size: str) -> Any:
         """A trainer, its data and its batch size; one whose step was compiled, unless `deep`."""
@@ -196,6 +200,17 @@ class Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             traceback.print_exception(error)
             os._exit(1)  # whoever leads sees it, and doesn't wait for an answer
+
+
+def listening(port: int, buffer: int | None = None) -> socket.socket:
+    """A socket that listens; its connections have a buffer of so many bytes for what is sent."""
+    # Named as TCP, or asyncio leaves Nagle's algorithm on: 40 ms for an answer in two parts.
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if buffer is not None:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    one.bind(("127.0.0.1", port))
+    return one
 
 
 def rss() -> int:
@@ -246,7 +261,7 @@ async def follow(port: int, run: str, client: Client, ready: asyncio.Semaphore) 
     writer.close()
 
 
-def clients(port: int) -> None:
+def clients(port: int, narrow: int) -> None:
     """Opens streams when told to, and tells what came of them."""
 
     async def main() -> None:
@@ -258,11 +273,8 @@ def clients(port: int) -> None:
             for _ in range(what["stuck"]):
                 one = socket.socket()
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                one.connect(("127.0.0.1", port))
-                request = (
-                    f"GET /runs/{what['id']}/events HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"
-                )
-                one.sendall(request.encode())
+                one.connect(("127.0.0.1", narrow))
+                one.sendall(request(narrow, f"/runs/{what['id']}/events"))
                 stuck.append(one)
             found = [Client() for _ in range(what["count"])]
             ready = asyncio.Semaphore(0)
@@ -322,8 +334,8 @@ if __name__ == "__main__":
     part, port = sys.argv[1], int(sys.argv[2])
     match part:
         case "service":
-            asyncio.run(Service(port, sys.argv[3] == "True").main())
+            asyncio.run(Service(port, int(sys.argv[3]), sys.argv[4] == "True").main())
         case "clients":
-            clients(port)
-        case "probe":
+            clients(port, int(sys.argv[3]))
+        case _:
             probe(port)

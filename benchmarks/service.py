@@ -2,10 +2,12 @@
 
 *Streams*: a run trains while so many clients follow every event of it, each over a connection of
 its own; the same run without them is what it is compared with, in turn. A prober asks every 10 ms
-for `/healthz`. Some of the clients may be stuck: they open a stream, and never read. The clients
-and the prober are processes of their own, bound to one core; the service has all cores, and
-computes on one (XLA with one thread), so that on a machine with two cores its event loop shares one
-with its clients, and what they take isn't taken for its own.
+for `/healthz`. Some of the clients may be stuck: they open a stream, and never read, over
+connections whose buffers hold little. The clients and the prober are processes of their own, bound
+to one core; the service has all cores, and XLA one thread to compute with, so that on a machine of
+two cores the event loop shares one with its clients, and what they take isn't taken for its own. (A
+training that keeps all cores busy loses to the event loop and to such clients whatever they take.)
+What the event loop's thread takes of a core is printed beside.
 
 *A plain request* is the same `/healthz`, without any stream: while nothing goes on, while a run
 trains in a thread of the service, and while one is traced and compiled there.
@@ -79,6 +81,7 @@ def streams(bench: Bench, given: Any) -> list[Row]:
     none = found["none"]
     rows = [
         Row.of("no stream, a step", [f["seconds"] * 1e3 / given.steps for f in none], "ms"),
+        Row.of("no stream, the event loop's part of a core", loop_share(none), "%"),
         Row.of("no stream, the request: 99 %", [quantile(f["took"], 0.99) for f in none], "ms"),
     ]
     for name, words in (("all", ""), ("stuck", f", {given.stuck} more stuck")):
@@ -88,12 +91,18 @@ def streams(bench: Bench, given: Any) -> list[Row]:
         memory = [(f["after"] - f["before"]) / 1024 / given.streams for f in each]
         rows += [
             Row.of(f"{what} / none", held, "x", 1.05),
+            Row.of(f"{what}, the event loop's part of a core", loop_share(each), "%"),
             Row.of(f"{what}, the request: 99 %", [quantile(t, 0.99) for t in took], "ms", 50.0),
             Row.of(f"{what}, the request: worst", [max(t) for t in took], "ms"),
             Row.of(f"{what}, not whole", [given.streams - f["whole"] for f in each], "", 0),
             Row.of(f"{what}, memory a client", memory, "KiB"),
         ]
     return rows
+
+
+def loop_share(found: list[dict[str, Any]]) -> list[float]:
+    """Per cent of a core that the service's event loop takes while it trains."""
+    return [f["loop"] / f["seconds"] * 100 for f in found]
 
 
 def requests(bench: Bench, given: Any) -> list[Row]:
@@ -125,10 +134,10 @@ def main() -> None:
     given = options.parse_args()
     if given.smoke:
         given.pairs, given.streams, given.stuck, given.steps = 1, 20, 3, 60
-    port, last = free_port(), (os.cpu_count() or 1) - 1
+    port, narrow, last = free_port(), free_port(), (os.cpu_count() or 1) - 1
     with (
-        Part("service", port, given.smoke) as service,
-        Part("clients", port, core=last) as clients,
+        Part("service", port, narrow, given.smoke) as service,
+        Part("clients", port, narrow, core=last) as clients,
         Part("probe", port, core=last) as probe,
     ):
         service.hear()

@@ -19,7 +19,8 @@ FILES = sorted((SOURCE / "fitbus").rglob("*.py"))
 # What each part may import of the others. `events ← bus ← callbacks`; control knows no event; and
 # train knows neither callbacks nor what is built on it.
 BELOW = {
-    "errors": set[str](),
+    "_error_parts": set[str](),
+    "errors": {"_error_parts"},
     "_checks": {"errors"},
     "_files": set[str](),
     "_lists": set[str](),
@@ -46,6 +47,7 @@ BELOW = {
         *("_checks", "_costs", "_history", "_html", "_lists", "_loops", "bus", "control"),
         *("errors", "events", "journal"),
     },
+    "client": {"_checks", "_loops", "bus", "control", "errors", "events"},
     "process": {
         *("_history", "_lists", "_loops", "_message", "_stand_ins", "bus", "control", "errors"),
         *("events", "train"),
@@ -99,6 +101,8 @@ OPTIONAL_AT_TOP = {
         for name in ("answers", "app", "page", "rights", "routes", "streams")
     },
     "fitbus.service._metrics": {"prometheus_client"},
+    "fitbus.client._line": {"httpx"},
+    "fitbus.client._outbox": {"httpx"},
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily
     "fitbus.examples.keras_model": {"keras", "sklearn"},  # a program that needs them
     "fitbus.keras": {"keras"},  # its private files, which are imported lazily
@@ -242,7 +246,7 @@ def test_what_is_optional_is_imported_where_it_is_used() -> None:
     eager = {
         found.module
         for module in TREES
-        if not module.startswith(("fitbus.keras._", "fitbus.service"))
+        if not module.startswith(("fitbus.client", "fitbus.keras._", "fitbus.service"))
         for found in imports(module)
         if found.how == "at the top"
     }
@@ -328,7 +332,7 @@ def test_all_of_a_package_is_what_its_file_makes_public(package: str) -> None:
 def test_public_names_say_where_they_live() -> None:
     """A public package's files are private, so each name has one place to be imported from."""
     stages = {"errors", "events", "bus", "control", "train", "callbacks", "lazy callbacks"}
-    stages |= {"journal", "process", "service"}
+    stages |= {"client", "journal", "process", "service"}
     stages |= {"checkpoints", "keras", "testing", "examples"}
     assert {part_of(m) for m in TREES if not part_of(m).startswith("_")} == {*stages, "front door"}
     files = {m for m in TREES if m.count(".") == 2 and part_of(m) != "examples"}

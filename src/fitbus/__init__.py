@@ -61,7 +61,7 @@ from fitbus.events import (
 )
 
 if TYPE_CHECKING:
-    from fitbus import checkpoints, keras, process, service, testing, train
+    from fitbus import checkpoints, client, keras, process, service, testing, train
     from fitbus._replaying import Replay, Sent, replay, replay_sync
     from fitbus.process import ProcessRun
     from fitbus.train import (
@@ -141,6 +141,7 @@ __all__ = [
     "bus",
     "callbacks",
     "checkpoints",
+    "client",
     "control",
     "errors",
     "events",
@@ -179,7 +180,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("fitbus.process").ProcessRun
     if name in _FROM_TRAIN:
         return getattr(importlib.import_module("fitbus.train"), name)
-    if name in ("checkpoints", "keras", "process", "service", "testing", "train"):
+    if name in ("checkpoints", "client", "keras", "process", "service", "testing", "train"):
         return importlib.import_module(f"fitbus.{name}")
     raise AttributeError(f"module 'fitbus' has no attribute {name!r}")
 

@@ -17,6 +17,7 @@
      ├── ChildError                    what a training in a child process raised
      ├── ElsewhereError                what only a child process has (also an AttributeError)
      ├── JournalError                  a journal is damaged
+     ├── ServiceError                  a service can't be reached, or refuses
      ├── ReplayError                   what only training has, in a replay (also an AttributeError)
      └── BusClosedError                the bus no longer takes handlers or streams
 
@@ -28,10 +29,10 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
-import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Self, TypeVar, final
+from typing import Any, Self, final
+
+from fitbus._error_parts import remade, sendable, short
 
 __all__ = [
     "BusClosedError",
@@ -48,14 +49,13 @@ __all__ = [
     "ReplayError",
     "RunCancelledError",
     "RunEndedError",
+    "ServiceError",
     "StateLostError",
     "ThreadStuckError",
     "TrainerBusyError",
     "WouldDeadlockError",
     "WrongThreadError",
 ]
-
-E = TypeVar("E", bound="FitbusError")
 
 
 class FitbusError(Exception):
@@ -69,17 +69,17 @@ class FitbusError(Exception):
 
     def __copy__(self) -> Self:
         """One of the same attributes."""
-        return _remade(type(self), self.args, self.__dict__)
+        return remade(type(self), self.args, self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """One with attributes of its own."""
-        return _remade(type(self), self.args, copy.deepcopy(self.__dict__, memo))
+        return remade(type(self), self.args, copy.deepcopy(self.__dict__, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What pickle keeps."""
-        args = tuple(_sendable(value) for value in self.args)
-        state = {name: _sendable(value) for name, value in self.__dict__.items()}
-        return _remade, (type(self), args, state)
+        args = tuple(sendable(value) for value in self.args)
+        state = {name: sendable(value) for name, value in self.__dict__.items()}
+        return remade, (type(self), args, state)
 
 
 class InvalidArgumentError(FitbusError, ValueError):
@@ -92,7 +92,7 @@ class InvalidArgumentError(FitbusError, ValueError):
     """
 
     def __init__(self, argument: str, found: object, allowed: str) -> None:
-        super().__init__(f"{argument}: found {_short(found)}; {allowed}")
+        super().__init__(f"{argument}: found {short(found)}; {allowed}")
         self.argument = argument
         self.found = found
         self.allowed = allowed
@@ -269,30 +269,23 @@ class ReplayError(FitbusError, AttributeError):
 
 
 @final
+class ServiceError(FitbusError):
+    """A service can't be reached, or refuses what a client asked for.
+
+    Attributes:
+        status: The HTTP status of its answer; None without one.
+        why: What it said; empty without an answer.
+    """
+
+    def __init__(self, problem: str, status: int | None = None, why: str = "") -> None:
+        super().__init__(problem if status is None else f"{problem}: {status}, {why}")
+        self.status = status
+        self.why = why
+
+
+@final
 class BusClosedError(FitbusError):
     """The bus was closed: it takes no further handlers and opens no further streams."""
-
-
-def _remade(kind: type[E], args: tuple[Any, ...], state: dict[str, Any]) -> E:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    if "__notes__" in state:
-        error.__notes__ = [*state["__notes__"]]  # of its own: notes are added later
-    return error
-
-
-def _sendable(value: object) -> object:
-    try:
-        pickle.dumps(value)
-    except Exception:  # noqa: BLE001  # pickle raises whatever a type's own methods raise
-        return repr(value)
-    return value
-
-
-def _short(value: object) -> str:
-    text = re.sub(r"\n *", " ", repr(value))  # arrays take several lines
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def one_of(values: Iterable[object]) -> str:

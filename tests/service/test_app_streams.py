@@ -107,7 +107,7 @@ def test_a_stream_has_what_was_asked_for(client: httpx.Client, run: str) -> None
 @pytest.mark.parametrize(
     ("query", "why"),
     [
-        ({"every": "0"}, "every: found '0'; give a whole number of at least 1"),
+        ({"every": "0"}, "every: found '0'; give a whole number from 1 to 1e+09"),
         ({"every": "x"}, "every: found 'x'"),
         ({"every_s": "-1"}, "every_s: found '-1'"),
         ({"every_s": "nan"}, "every_s: found 'nan'"),

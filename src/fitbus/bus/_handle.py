@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, final, overload, runtime_checkable
 
 from fitbus._costs import html_table, table
 from fitbus.bus._options import Overflow
@@ -15,7 +15,9 @@ from fitbus.events import Event
 
 __all__ = ["RunHandle", "RunStatistics", "RunStatus"]
 
-E = TypeVar("E", bound=Event)
+A = TypeVar("A", bound=Event)
+B = TypeVar("B", bound=Event)
+C = TypeVar("C", bound=Event)
 
 RunStatus: TypeAlias = Literal[
     "pending", "running", "paused", "finishing", "completed", "stopped", "cancelled", "failed"
@@ -77,28 +79,128 @@ class RunHandle(Protocol):
         """Its counters, as they are known here at this moment; never waits."""
         ...
 
+    @overload
     def subscribe(
         self,
-        kind: type[E],
+        kind: type[A],
         /,
         *,
-        where: Callable[[E], object] | None = None,
+        where: Callable[[A], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
+    ) -> Subscription[A]: ...
+
+    @overload
+    def subscribe(
+        self,
+        kind: type[A],
+        kind2: type[B],
+        /,
+        *,
+        where: Callable[[A | B], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
+    ) -> Subscription[A | B]: ...
+
+    @overload
+    def subscribe(
+        self,
+        kind: type[A],
+        kind2: type[B],
+        kind3: type[C],
+        /,
+        *,
+        where: Callable[[A | B | C], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
+    ) -> Subscription[A | B | C]: ...
+
+    @overload
+    def subscribe(
+        self,
+        kind: type[Event],
+        kind2: type[Event],
+        kind3: type[Event],
+        kind4: type[Event],
+        /,
+        *kinds: type[Event],
+        where: Callable[[Any], object] | None = ...,
+        every: int = ...,
+        overflow: Overflow = ...,
+        buffer_size: int = ...,
+        after: int | None = ...,
+    ) -> Subscription[Event]: ...
+
+    def subscribe(
+        self,
+        *kinds: type[Event],
+        where: Callable[[Any], object] | None = None,
         every: int = 1,
         overflow: Overflow = "drop_oldest",
         buffer_size: int = 1024,
         after: int | None = None,
-    ) -> Subscription[E]:
+    ) -> Subscription[Any]:
         """A stream of events, to be opened with `async with` and read with `async for`."""
         ...
 
+    @overload
     async def wait_for(
         self,
-        kind: type[E],
+        kind: type[A],
         /,
         *,
-        where: Callable[[E], object] | None = None,
+        where: Callable[[A], object] | None = ...,
+        timeout: float | None = ...,
+    ) -> A: ...
+
+    @overload
+    async def wait_for(
+        self,
+        kind: type[A],
+        kind2: type[B],
+        /,
+        *,
+        where: Callable[[A | B], object] | None = ...,
+        timeout: float | None = ...,
+    ) -> A | B: ...
+
+    @overload
+    async def wait_for(
+        self,
+        kind: type[A],
+        kind2: type[B],
+        kind3: type[C],
+        /,
+        *,
+        where: Callable[[A | B | C], object] | None = ...,
+        timeout: float | None = ...,
+    ) -> A | B | C: ...
+
+    @overload
+    async def wait_for(
+        self,
+        kind: type[Event],
+        kind2: type[Event],
+        kind3: type[Event],
+        kind4: type[Event],
+        /,
+        *kinds: type[Event],
+        where: Callable[[Any], object] | None = ...,
+        timeout: float | None = ...,
+    ) -> Event: ...
+
+    async def wait_for(
+        self,
+        *kinds: type[Event],
+        where: Callable[[Any], object] | None = None,
         timeout: float | None = None,
-    ) -> E:
+    ) -> Event:
         """Waits for the next matching event; `RunEndedError` if the run ends first."""
         ...
 

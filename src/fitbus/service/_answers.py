@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -40,22 +41,17 @@ def shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
         found |= {"step": counters.step, "seconds": counters.seconds, **_ends(run)}
         if whole:
             rates = {name: rate for name, rate in launch.rates.items() if math.isfinite(rate)}
-            found |= {"step_s": counters.step_s, "hyperparameters": rates}
-            found["hyperparameters_step"] = launch.rates_step
+            found |= dataclasses.asdict(counters)
+            del found["subscriptions"]
+            found |= {"hyperparameters": rates, "hyperparameters_step": launch.rates_step}
+            found["seq"] = launch.seq
             found["subscribers"] = [
-                {
-                    "name": each.name,
-                    "delivered": each.delivered,
-                    "dropped": each.dropped,
-                    "queued": each.queued,
-                    "errors": each.errors,
-                    "seconds": each.seconds,
-                    "handler_share": each.handler_share,
-                    "held_s": each.held_s,
-                    "held_share": each.held_share,
-                }
+                dataclasses.asdict(each)
+                | {"handler_share": each.handler_share, "held_share": each.held_share}
                 for each in counters.subscriptions
             ]
+    elif whole:
+        found["seq"] = -1
     return found
 
 

@@ -13,7 +13,8 @@ import msgspec
 from fitbus.events import Codec, Event, Lagged, TrainEnd
 
 if TYPE_CHECKING:
-    from fitbus.bus import LiveRun
+    from fitbus.process import ProcessRun
+    from fitbus.train import Run
 
 __all__ = ["Frame", "Hub", "Thinned"]
 
@@ -62,7 +63,12 @@ class Hub:
     """
 
     def __init__(
-        self, run: LiveRun[Any], codec: Codec, *, retain: int = 10_000, retain_bytes: int = 8 << 20
+        self,
+        run: Run[Any] | ProcessRun,
+        codec: Codec,
+        *,
+        retain: int = 10_000,
+        retain_bytes: int = 8 << 20,
     ) -> None:
         self._run = run
         self._codec = codec
@@ -95,7 +101,8 @@ class Hub:
                 stream = self._run.subscribe(Event, Lagged, after=-1, buffer_size=self._retain)
                 async with stream:
                     async for event in stream:
-                        self._add(Frame.of(event, self._codec))
+                        if not -1 < event.seq < self._begins_at:
+                            self._add(Frame.of(event, self._codec))
                 tasks.cancel_scope.cancel()
             self.ended = True
             while self._waiting:
@@ -104,6 +111,12 @@ class Hub:
         finally:
             self.ended = True
             self._wake(len(self._waiting))
+
+    @property
+    def _begins_at(self) -> int:
+        """The number before which events are told again, and stand for others that were there."""
+        resumed = self._run.preparation.resumed
+        return 0 if resumed is None else resumed.seq or 0
 
     def place_after(self, seq: int) -> int:
         """The place of the first event kept that comes after one."""

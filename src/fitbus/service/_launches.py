@@ -72,6 +72,12 @@ class Launch:
             self._read_at = time.monotonic()
 
     @property
+    def seq(self) -> int:
+        """The number of the run's last event; -1 before the first one."""
+        engine = None if self.run is None else self.run.driver.engine
+        return -1 if engine is None else engine.publisher.seq - 1
+
+    @property
     def status(self) -> str:
         """Where it stands: `queued`, `starting`, or a run's status."""
         if self.run is not None:

@@ -24,7 +24,7 @@ from fitbus.service._metrics import metrics_of
 from fitbus.service._openapi import description
 from fitbus.service._page import page_routes
 from fitbus.service._rights import Access, Refused, Rights
-from fitbus.service._streams import EventStream, Wanted, to_websocket
+from fitbus.service._streams import EventStream, Wanted, number, to_websocket
 from fitbus.train import Runs
 
 __all__ = ["Service"]
@@ -163,6 +163,7 @@ class Service:
     async def control(self, request: Request, who: str) -> Response:
         """Sends a control, and answers when it acted."""
         launch = self._launch(request.path_params["id"])
+        wait_s = number(request.query_params, "wait_s", 0.0, default=_WAIT_S, most=_WAIT_S)
         control = self._control(await body_of(request))
         if launch.run is None:
             if isinstance(control, StopTraining) and launch.status in ("queued", "starting"):
@@ -175,7 +176,7 @@ class Service:
         except InvalidArgumentError as error:
             raise Refused(422, str(error)) from error
         try:
-            applied = await receipt.wait(_WAIT_S)
+            applied = await receipt.wait(wait_s)
         except TimeoutError:
             return JSONResponse({"status": "waiting", "id": receipt.id}, 202)
         except ControlRejectedError as error:

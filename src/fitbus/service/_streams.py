@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -19,7 +20,7 @@ from fitbus.service._rights import Refused
 if TYPE_CHECKING:
     from fitbus.service._launches import Launch
 
-__all__ = ["EventStream", "Wanted", "to_websocket"]
+__all__ = ["EventStream", "Wanted", "number", "to_websocket"]
 
 SEND_TIMEOUT_S = 30.0
 _logger = logging.getLogger("fitbus")
@@ -44,8 +45,8 @@ class Wanted(NamedTuple):
     def of(cls, query: Mapping[str, str], last_id: str | None, run: str) -> Wanted:
         """Reads it; raises `Refused`."""
         types = frozenset(name for name in query.get("types", "").split(",") if name)
-        every = _number(query, "every", 1, whole=True)
-        every_s = _number(query, "every_s", 0.0)
+        every = number(query, "every", 1, whole=True)
+        every_s = number(query, "every_s", 0.0)
         last = last_id if last_id is not None else query.get("last_event_id")
         after: int | None = None
         if last:
@@ -62,17 +63,27 @@ class Wanted(NamedTuple):
         return Thinned(self.types, self.every, self.every_s)
 
 
-def _number(query: Mapping[str, str], name: str, least: float, *, whole: bool = False) -> float:
+def number(
+    query: Mapping[str, str],
+    name: str,
+    least: float,
+    *,
+    whole: bool = False,
+    default: float | None = None,
+    most: float = 1e9,
+) -> float:
+    """A number of a query; its default, or the least, if it isn't there; raises `Refused`."""
     text = query.get(name)
     if text is None:
-        return least
+        return least if default is None else default
     try:
         value = float(int(text)) if whole else float(text)
     except ValueError:
-        value = -1.0
-    if not least <= value < 1e9:
+        value = math.nan
+    if not least <= value <= most:
         kind = "a whole number" if whole else "a number"
-        raise Refused(400, f"{name}: found {text[:80]!r}; give {kind} of at least {least:g}")
+        allowed = f"{kind} from {least:g} to {most:g}"
+        raise Refused(400, f"{name}: found {text[:80]!r}; give {allowed}")
     return value
 
 
@@ -87,9 +98,10 @@ async def chunks(
     if first is not None:
         async for frames in _before(launch, after, first, codec):
             yield made(list(lets(frames)))
+    early = place == hub.end  # a run that goes on from its backup tells some events again
     while True:
         end, lost = hub.end, hub.lost(place)
-        if lets.lets_all and not lost:
+        if lets.lets_all and not lost and not early:
             if end > place:
                 yield hub.chunk(place, form, made)
         else:
@@ -97,6 +109,9 @@ async def chunks(
             if lost:
                 oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
                 yield made([_lag(launch.id, oldest - lost, oldest - 1, codec)])
+            if early:
+                frames = [frame for frame in frames if not 0 <= frame.seq <= after]
+                early = not frames
             if passed := list(lets(frames)):
                 yield made(passed)
         place = end
