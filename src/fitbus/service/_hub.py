@@ -212,7 +212,16 @@ class Thinned:
         self._every_s = every_s
         self._seen = 0
         self._last: dict[frozenset[str], float] = {}  # when one of a type passed
-        self.lets_all = not types and every == 1 and not every_s
+        self._after = -1
+
+    @property
+    def lets_all(self) -> bool:
+        """Whether all that comes now passes."""
+        return not self._types and self._every == 1 and not self._every_s and self._after < 0
+
+    def skip_to(self, seq: int) -> None:
+        """Lets nothing through up to a number that was reached before."""
+        self._after = seq
 
     def __call__(self, frames: Sequence[Frame]) -> Iterator[Frame]:
         """Those that pass."""
@@ -220,6 +229,9 @@ class Thinned:
             if frame.seq < 0:  # what was lost is always told
                 yield frame
                 continue
+            if frame.seq <= self._after:
+                continue
+            self._after = -1
             if self._types and not self._types & frame.kinds:
                 continue
             self._seen += 1

@@ -95,23 +95,18 @@ async def chunks(
     lets = wanted.thinned
     after = -1 if wanted.after is None else wanted.after
     place, first = hub.place_after(after), hub.first_seq
+    if place == hub.end:  # a run that goes on from its backup tells some events again
+        lets.skip_to(after)
     if first is not None:
         async for frames in _before(launch, after, first, codec):
             yield made(list(lets(frames)))
-    early = place == hub.end  # a run that goes on from its backup tells some events again
     while True:
         end, lost = hub.end, hub.lost(place)
-        if lets.lets_all and not lost and not early:
+        if lets.lets_all and not lost:
             if end > place:
                 yield hub.chunk(place, form, made)
         else:
-            frames = hub.frames(place)
-            if lost:
-                oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
-                yield made([_lag(launch.id, oldest - lost, oldest - 1, codec)])
-            if early:
-                frames = [frame for frame in frames if not 0 <= frame.seq <= after]
-                early = not frames
+            frames = _told(hub.frames(place), lost, launch.id, codec)
             if passed := list(lets(frames)):
                 yield made(passed)
         place = end
@@ -131,6 +126,14 @@ async def _before(
             yield frames
     if after + 1 < first:
         yield [_lag(launch.id, after + 1, first - 1, codec)]
+
+
+def _told(frames: list[Frame], lost: int, run: str, codec: Codec) -> list[Frame]:
+    """Frames, after what tells that some before them were lost."""
+    if not lost:
+        return frames
+    oldest = next((frame.seq for frame in frames if frame.seq >= 0), -1)
+    return [_lag(run, oldest - lost, oldest - 1, codec), *frames]
 
 
 def _lag(run: str, first: int, last: int, codec: Codec) -> Frame:
