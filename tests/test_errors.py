@@ -20,6 +20,8 @@ MADE: dict[str, tuple[Any, ...]] = {
     "RunEndedError": ("run-1", "an EpochEnd came"),
     "ThreadStuckError": ("compiling", 5.0),
     "DataError": ("x", "it has no rows"),
+    "ProcessDiedError": ("was killed by SIGKILL", 99, -9, ("the last line",)),
+    "ChildError": ("ValueError", "not today"),
     "JournalError": ("journal/000001.journal", 12, "the checksum of a frame doesn't fit"),
 }
 

@@ -19,7 +19,8 @@ FILES = sorted((SOURCE / "fitbus").rglob("*.py"))
 # What each part may import of the others. `events ← bus ← callbacks`; control knows no event; and
 # train knows neither callbacks nor what is built on it.
 BELOW = {
-    "errors": set[str](),
+    "_error_parts": set[str](),
+    "errors": {"_error_parts"},
     "_checks": {"errors"},
     "_files": set[str](),
     "_lists": set[str](),
@@ -28,11 +29,13 @@ BELOW = {
     "_costs": {"_columns", "_html"},
     "_html": set[str](),
     "_fields": {"_checks", "errors"},
+    "_history": {"_html"},
     "_message": {"_checks", "_fields"},
     "control": {"_checks", "_loops", "_message", "errors"},
     "events": {"_checks", "_message", "control", "errors"},
     "journal": {"_files", "control", "errors", "events"},
-    "bus": {"_costs", "_loops", "control", "errors", "events"},
+    "_stand_ins": {"control"},
+    "bus": {"_checks", "_costs", "_loops", "control", "errors", "events"},
     "callbacks": {"_files", "_html", "bus", "control", "errors", "events"},
     "lazy callbacks": {
         *("_files", "bus", "callbacks", "checkpoints", "control", "errors", "events", "journal"),
@@ -41,21 +44,15 @@ BELOW = {
     "checkpoints": {"_files", "errors", "train"},
     "keras": {"bus", "callbacks", "control", "errors", "events", "train"},
     "train": {
-        *(
-            "_checks",
-            "_costs",
-            "_html",
-            "_lists",
-            "_loops",
-            "bus",
-            "control",
-            "errors",
-            "events",
-            "journal",
-        ),
+        *("_checks", "_costs", "_history", "_html", "_lists", "_loops", "bus", "control"),
+        *("errors", "events", "journal"),
     },
     "client": {"_checks", "_loops", "bus", "control", "errors", "events"},
-    "service": {"control", "errors", "events", "journal", "train"},
+    "process": {
+        *("_history", "_lists", "_loops", "_message", "_stand_ins", "bus", "control", "errors"),
+        *("events", "train"),
+    },
+    "service": {"bus", "control", "errors", "events", "journal", "process", "train"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
         "bus",
@@ -76,9 +73,13 @@ BELOW = {
     "_bench": {"_specs", "errors", "testing"},
     "_journal_command": {"errors", "events", "journal"},
     "_serve_command": {"_specs", "errors", "service", "train"},
-    "_replaying": {"_lists", "_loops", "bus", "control", "errors", "events", "journal"},
+    "_replaying": {
+        *("_lists", "_loops", "_stand_ins", "bus", "control", "errors", "events", "journal"),
+    },
     "_specs": {"bus", "errors", "events"},
-    "front door": {"_replaying", "bus", "callbacks", "control", "errors", "events", "journal"},
+    "front door": {
+        *("_replaying", "bus", "callbacks", "control", "errors", "events", "journal", "process"),
+    },
 }
 
 # The exceptions: how each is imported ("types": for type checkers only; "lazily": in a function),
@@ -92,6 +93,7 @@ EXCEPTIONS = {
 # What is heavy or optional, and where it may be imported: at the top, or in functions only.
 COMPUTES = {"checkpoints", "examples", "keras", "lazy callbacks", "testing", "train"}
 HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
+HEAVY["numpy"] = {*COMPUTES, "process"}  # which reads states, without JAX
 OPTIONAL = {
     *(
         "anycorn",
@@ -345,7 +347,7 @@ def test_all_of_a_package_is_what_its_file_makes_public(package: str) -> None:
 def test_public_names_say_where_they_live() -> None:
     """A public package's files are private, so each name has one place to be imported from."""
     stages = {"errors", "events", "bus", "control", "train", "callbacks", "lazy callbacks"}
-    stages |= {"client", "journal", "service"}
+    stages |= {"client", "journal", "process", "service"}
     stages |= {"checkpoints", "keras", "testing", "examples"}
     assert {part_of(m) for m in TREES if not part_of(m).startswith("_")} == {*stages, "front door"}
     files = {m for m in TREES if m.count(".") == 2 and part_of(m) != "examples"}

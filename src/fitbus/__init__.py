@@ -61,8 +61,9 @@ from fitbus.events import (
 )
 
 if TYPE_CHECKING:
-    from fitbus import checkpoints, client, keras, service, testing, train
+    from fitbus import checkpoints, client, keras, process, service, testing, train
     from fitbus._replaying import Replay, Sent, replay, replay_sync
+    from fitbus.process import ProcessRun
     from fitbus.train import (
         Batch,
         Fold,
@@ -104,6 +105,7 @@ __all__ = [
     "PredictBatchEnd",
     "PredictBegin",
     "PredictEnd",
+    "ProcessRun",
     "Publisher",
     "Receipt",
     "Replay",
@@ -146,6 +148,7 @@ __all__ = [
     "handler",
     "journal",
     "keras",
+    "process",
     "replay",
     "replay_sync",
     "service",
@@ -173,9 +176,11 @@ def __getattr__(name: str) -> Any:
     """Loads what needs JAX, and the packages that aren't always needed, when first asked for."""
     if name in _FROM_REPLAYING:
         return getattr(importlib.import_module("fitbus._replaying"), name)
+    if name == "ProcessRun":
+        return importlib.import_module("fitbus.process").ProcessRun
     if name in _FROM_TRAIN:
         return getattr(importlib.import_module("fitbus.train"), name)
-    if name in ("checkpoints", "client", "keras", "service", "testing", "train"):
+    if name in ("checkpoints", "client", "keras", "process", "service", "testing", "train"):
         return importlib.import_module(f"fitbus.{name}")
     raise AttributeError(f"module 'fitbus' has no attribute {name!r}")
 

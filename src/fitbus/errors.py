@@ -13,6 +13,9 @@
      ├── ThreadStuckError              the training thread did not end in time
      ├── HandlerTimeoutError           a handler ran past its `timeout` (also a TimeoutError)
      ├── DataError                     data that can't be trained on (also a ValueError)
+     ├── ProcessDiedError              a child process ended before its training did
+     ├── ChildError                    what a training in a child process raised
+     ├── ElsewhereError                what only a child process has (also an AttributeError)
      ├── JournalError                  a journal is damaged
      ├── ServiceError                  a service can't be reached, or refuses
      ├── ReplayError                   what only training has, in a replay (also an AttributeError)
@@ -26,20 +29,23 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
-import re
-from collections.abc import Iterable
-from typing import Any, Self, TypeVar, final
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, final
+
+from fitbus._error_parts import remade, sendable, short
 
 __all__ = [
     "BusClosedError",
+    "ChildError",
     "ControlRejectedError",
     "DataError",
+    "ElsewhereError",
     "FitbusError",
     "HandlerTimeoutError",
     "InvalidArgumentError",
     "InvalidHandlerError",
     "JournalError",
+    "ProcessDiedError",
     "ReplayError",
     "RunCancelledError",
     "RunEndedError",
@@ -50,9 +56,6 @@ __all__ = [
     "WouldDeadlockError",
     "WrongThreadError",
 ]
-
-
-E = TypeVar("E", bound="FitbusError")
 
 
 class FitbusError(Exception):
@@ -66,17 +69,17 @@ class FitbusError(Exception):
 
     def __copy__(self) -> Self:
         """One of the same attributes."""
-        return _remade(type(self), self.args, self.__dict__)
+        return remade(type(self), self.args, self.__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """One with attributes of its own."""
-        return _remade(type(self), self.args, copy.deepcopy(self.__dict__, memo))
+        return remade(type(self), self.args, copy.deepcopy(self.__dict__, memo))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What pickle keeps."""
-        args = tuple(_sendable(value) for value in self.args)
-        state = {name: _sendable(value) for name, value in self.__dict__.items()}
-        return _remade, (type(self), args, state)
+        args = tuple(sendable(value) for value in self.args)
+        state = {name: sendable(value) for name, value in self.__dict__.items()}
+        return remade, (type(self), args, state)
 
 
 class InvalidArgumentError(FitbusError, ValueError):
@@ -89,7 +92,7 @@ class InvalidArgumentError(FitbusError, ValueError):
     """
 
     def __init__(self, argument: str, found: object, allowed: str) -> None:
-        super().__init__(f"{argument}: found {_short(found)}; {allowed}")
+        super().__init__(f"{argument}: found {short(found)}; {allowed}")
         self.argument = argument
         self.found = found
         self.allowed = allowed
@@ -191,6 +194,51 @@ class DataError(FitbusError, ValueError):
 
 
 @final
+class ProcessDiedError(FitbusError):
+    """A child process ended before its training did: killed, out of memory, crashed.
+
+    Attributes:
+        pid: What its id was.
+        status: Its exit status; of one that a signal ended, that signal's number, negative.
+        lines: The last lines that it wrote to its stderr.
+    """
+
+    def __init__(self, problem: str, pid: int, status: int, lines: Sequence[str]) -> None:
+        super().__init__(f"child process {pid} {problem}")
+        self.pid, self.status, self.lines = pid, status, tuple(lines)
+
+
+@final
+class ChildError(FitbusError):
+    """A factory, or a training, raised in a child process; the traceback there is in the notes.
+
+    Attributes:
+        kind: The type of what it raised, by its module and name.
+        message: What that says.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind, self.message = kind, message
+
+
+@final
+class ElsewhereError(FitbusError, AttributeError):
+    """A callback asked for what only the training's own process has.
+
+    Attributes:
+        what: What it asked for.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is in the child process; give what needs it to the Training that the factory"
+            " returns, so that it runs there"
+        )
+        self.what = what
+
+
+@final
 class JournalError(FitbusError):
     """A journal is damaged, or is none: the message names the file and the offset.
 
@@ -238,28 +286,6 @@ class ServiceError(FitbusError):
 @final
 class BusClosedError(FitbusError):
     """The bus was closed: it takes no further handlers and opens no further streams."""
-
-
-def _remade(kind: type[E], args: tuple[Any, ...], state: dict[str, Any]) -> E:
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(state)
-    if "__notes__" in state:
-        error.__notes__ = [*state["__notes__"]]  # of its own: notes are added later
-    return error
-
-
-def _sendable(value: object) -> object:
-    try:
-        pickle.dumps(value)
-    except Exception:  # noqa: BLE001  # pickle raises whatever a type's own methods raise
-        return repr(value)
-    return value
-
-
-def _short(value: object) -> str:
-    text = re.sub(r"\n *", " ", repr(value))  # arrays take several lines
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def one_of(values: Iterable[object]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import numpy as np
 import pytest
 
 import fitbus
@@ -48,6 +47,7 @@ def control_number(place: int) -> Control:
     )[place % 4]
 
 
+@pytest.mark.anywhere
 async def test_each_of_many_controls_is_acknowledged_once(trainer: fitbus.Trainer) -> None:
     """From tasks and threads, before the run, during it, and after its end."""
     recorder = EventRecorder()
@@ -117,6 +117,7 @@ def check_acknowledged(receipts: list[Receipt], recorder: EventRecorder) -> None
     assert not refused
 
 
+@pytest.mark.anywhere
 async def test_controls_sent_together_act_in_the_order_of_sending(trainer: fitbus.Trainer) -> None:
     recorder = EventRecorder()
     run = trainer.run(X, Y, batch_size=32, callbacks=[recorder])
@@ -143,10 +144,11 @@ async def test_controls_sent_together_act_in_the_order_of_sending(trainer: fitbu
     events = [e for e in recorder.events if isinstance(e, ControlApplied | ControlRejected)]
     assert [event.id for event in events] == [0, 1, 2, 3]
     assert events[0].why == "superseded by 2"  # type: ignore[union-attr]  # it is a rejection
-    assert trainer.state.opt_state.hyperparams["learning_rate"] == np.float32(0.125)
+    assert await run.hyperparameters() == {"learning_rate": 0.125}
 
 
 @pytest.mark.parametrize("first_to_return", ["a", "b", "c"])
+@pytest.mark.anywhere
 async def test_waiting_handlers_that_disagree_are_heard_in_the_order_of_subscribing(
     trainer: fitbus.Trainer, first_to_return: str
 ) -> None:
@@ -166,7 +168,7 @@ async def test_waiting_handlers_that_disagree_are_heard_in_the_order_of_subscrib
         return answer
 
     def check(event: EpochEnd) -> Control:
-        seen.append(float(run.state.opt_state.hyperparams["learning_rate"]))
+        seen.append(run.model("check").optimizer.learning_rate)
         return SetLearningRate(1.0)
 
     seen: list[float] = []
@@ -190,6 +192,7 @@ async def test_waiting_handlers_that_disagree_are_heard_in_the_order_of_subscrib
     assert seen == [0.0625, 1.0]  # `c` won, then its scale; and what `d` returned acted at once
 
 
+@pytest.mark.anywhere
 async def test_a_send_that_times_out_may_still_be_applied(trainer: fitbus.Trainer) -> None:
     """Training is in a `def` handler, where nothing can be applied; after it both are."""
     recorder = EventRecorder()
@@ -214,6 +217,7 @@ async def test_a_send_that_times_out_may_still_be_applied(trainer: fitbus.Traine
     assert [e.source for e in recorder.of(ControlApplied)] == ["posted", "sent"]
 
 
+@pytest.mark.anywhere
 async def test_a_send_that_is_cancelled_may_still_be_applied(trainer: fitbus.Trainer) -> None:
     recorder = EventRecorder()
     gate = Gate()
@@ -233,6 +237,7 @@ async def test_a_send_that_is_cancelled_may_still_be_applied(trainer: fitbus.Tra
     assert [type(e.control) for e in recorder.of(ControlApplied)] == [ScaleLearningRate]
 
 
+@pytest.mark.anywhere
 async def test_a_concurrent_handler_steers_by_what_it_returns(trainer: fitbus.Trainer) -> None:
     """Its controls count as sent by it, and act at the next boundary."""
     recorder = EventRecorder()

@@ -94,6 +94,7 @@ async def test_a_stop_sent_before_fit_ends_it_before_the_first_step(
     ],
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async"])
+@pytest.mark.anywhere
 async def test_a_waiting_handler_stops_at_its_event(
     trainer: fitbus.Trainer, kind: type[Event], events: list[str], is_async: bool
 ) -> None:
@@ -139,6 +140,7 @@ async def test_a_stop_on_the_last_step_counts_as_one(trainer: fitbus.Trainer) ->
 
 
 @pytest.mark.parametrize("wait", [True, False], ids=["waiting", "concurrent"])
+@pytest.mark.anywhere
 async def test_a_stop_at_the_end_of_an_epoch_lets_no_other_begin(
     trainer: fitbus.Trainer, wait: bool
 ) -> None:
@@ -159,6 +161,7 @@ async def test_a_stop_at_the_end_of_an_epoch_lets_no_other_begin(
         assert len(recorder.of(EpochBegin)) == 1
 
 
+@pytest.mark.anywhere
 async def test_a_stop_while_paused_ends_the_pause_and_the_run(trainer: fitbus.Trainer) -> None:
     recorder = EventRecorder()
     run = trainer.run(X, Y, batch_size=32, epochs=FOREVER, callbacks=[recorder])
@@ -176,6 +179,7 @@ async def test_a_stop_while_paused_ends_the_pause_and_the_run(trainer: fitbus.Tr
     assert recorder.of(TrainEnd)[0].detail == "enough"
 
 
+@pytest.mark.anywhere
 async def test_a_pause_after_a_stop_is_rejected(trainer: fitbus.Trainer) -> None:
     """Even in the validation that still follows: nothing would ever resume it."""
     recorder = EventRecorder()
@@ -222,6 +226,7 @@ async def test_a_stop_without_validation_leaves_it_out(trainer: fitbus.Trainer) 
     assert sorted(end.logs) == ["loss", "mean_absolute_error"]
 
 
+@pytest.mark.anywhere
 async def test_two_stoppers_and_the_first_one_leads(trainer: fitbus.Trainer) -> None:
     """Neither takes the other's back: both act, and if either wants no validation there is none."""
     recorder = EventRecorder()
@@ -246,6 +251,7 @@ async def test_two_stoppers_and_the_first_one_leads(trainer: fitbus.Trainer) -> 
 
 
 @pytest.mark.parametrize("control", [StopTraining("late"), StopEpoch("late"), Pause()])
+@pytest.mark.anywhere
 async def test_at_its_end_it_is_too_late(trainer: fitbus.Trainer, control: Any) -> None:
     """The end says what it was, and it stays so."""
     recorder = EventRecorder()
@@ -260,6 +266,7 @@ async def test_at_its_end_it_is_too_late(trainer: fitbus.Trainer, control: Any) 
     assert len(recorder.of(ControlApplied)) == 1  # what changes the state still can
 
 
+@pytest.mark.anywhere
 async def test_after_its_end_it_is_too_late(trainer: fitbus.Trainer) -> None:
     run = trainer.run(X, Y, batch_size=32)
     async with run:
@@ -269,6 +276,7 @@ async def test_after_its_end_it_is_too_late(trainer: fitbus.Trainer) -> None:
         await run.send(SetLearningRate(0.1))
 
 
+@pytest.mark.anywhere
 async def test_what_still_waits_when_the_run_ends_is_told_so(trainer: fitbus.Trainer) -> None:
     """A control that a handler sends after the last boundary, when `TrainEnd` is out."""
     receipts: list[Any] = []

@@ -54,6 +54,7 @@ def names(events: list[Event]) -> list[str]:
 # Before its block.
 
 
+@pytest.mark.anywhere
 async def test_what_is_attached_before_the_block_misses_nothing(trainer: fitbus.Trainer) -> None:
     """Handlers of each kind, an open stream, and a control, which acts before the first step."""
     run = trainer.run(X, Y, batch_size=32)
@@ -80,6 +81,7 @@ async def test_what_is_attached_before_the_block_misses_nothing(trainer: fitbus.
     assert receipt.outcome == Applied(step=step, epoch=0)
 
 
+@pytest.mark.anywhere
 async def test_what_is_awaited_before_the_block_comes(trainer: fitbus.Trainer) -> None:
     """Its first event, the acknowledgement of a control, and its result."""
     run = trainer.run(X, Y, batch_size=32)
@@ -132,6 +134,7 @@ async def test_a_callback_that_is_refused_leaves_none_attached(trainer: fitbus.T
         await trainer.fit(X, Y, callbacks=[EventRecorder(), fitbus.Callback])
 
 
+@pytest.mark.anywhere
 async def test_it_is_started_once(trainer: fitbus.Trainer) -> None:
     """Whoever enters it again, while it lives or later, doesn't disturb it."""
     run = trainer.run(X, Y, batch_size=32)
@@ -184,6 +187,7 @@ async def test_it_has_only_its_own_events() -> None:
     assert bus.statistics().subscriptions[1:] == ()
 
 
+@pytest.mark.anywhere
 async def test_whoever_comes_in_the_middle_gets_what_follows(trainer: fitbus.Trainer) -> None:
     """Added by a waiting handler, at once: the event for which training stands still is past."""
     run = trainer.run(X, Y, batch_size=32, epochs=3)
@@ -200,6 +204,7 @@ async def test_whoever_comes_in_the_middle_gets_what_follows(trainer: fitbus.Tra
     assert {event.epoch for event in recorder.events} == {2}
 
 
+@pytest.mark.anywhere
 async def test_wait_for_gives_the_next_one_that_matches(trainer: fitbus.Trainer) -> None:
     async with trainer.run(X, Y, batch_size=32, epochs=FOREVER) as run:
         found = await run.wait_for(EpochBegin, EpochEnd, where=lambda event: event.epoch >= 2)
@@ -210,6 +215,7 @@ async def test_wait_for_gives_the_next_one_that_matches(trainer: fitbus.Trainer)
         await run.send(StopTraining())
 
 
+@pytest.mark.anywhere
 async def test_events_of_ones_own_are_numbered_with_the_others(trainer: fitbus.Trainer) -> None:
     """From a handler, from the loop and from another thread; before and after the run: lost."""
     run = trainer.run(X, Y, batch_size=32, epochs=2)
@@ -236,6 +242,7 @@ async def test_events_of_ones_own_are_numbered_with_the_others(trainer: fitbus.T
         assert event.seq > end.seq
 
 
+@pytest.mark.anywhere
 async def test_controls_act_where_their_acknowledgement_says(trainer: fitbus.Trainer) -> None:
     """Sent by tasks and threads, with the name of who sent them."""
     recorder = EventRecorder()

@@ -45,6 +45,7 @@ class Bad(fitbus.Control):
 
 
 @pytest.mark.parametrize("live", [False, True])
+@pytest.mark.anywhere
 async def test_what_cannot_be_sent_is_refused_and_the_run_goes_on(
     trainer: fitbus.Trainer, live: bool
 ) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, final
 
 from fitbus._replaying._results import Sent
+from fitbus._stand_ins import Absent, Model, Optimizer, Preparation
 from fitbus.bus import Bus, DeliveryReport, Publisher
 from fitbus.control import Applied, Control, Receipt, SetLearningRate, StopTraining
 from fitbus.errors import ReplayError
@@ -22,21 +23,17 @@ class _Statistics(NamedTuple):
     step: int
 
 
-class _Absent:
-    """What has only some of a run's attributes, and says why the others aren't there."""
+class _Absent(Absent):
+    """Says that nothing is trained."""
 
-    _what = "run"
-
-    def __getattr__(self, name: str) -> Any:
-        """Called for what isn't there."""
-        raise ReplayError(f"{self._what}.{name}")
+    error = ReplayError
 
 
 @final
 class _Engine(_Absent):
     """Nothing runs; so no deadline of its end is near either."""
 
-    _what = "run.driver.engine"
+    what = "run.driver.engine"
     publisher = SimpleNamespace(standstill=SimpleNamespace(late=False))
 
 
@@ -44,7 +41,7 @@ class _Engine(_Absent):
 class _Driver(_Absent):
     """The little that callbacks ask of what drives a run."""
 
-    _what = "run.driver"
+    what = "run.driver"
     engine = _Engine()
     grace_s = 5.0
     verbose = 0
@@ -52,88 +49,18 @@ class _Driver(_Absent):
 
 
 @final
-class _Preparation(_Absent):
-    """Takes what callbacks settle with a run before its first step; nobody asks for it."""
-
-    _what = "run.preparation"
-    resumed = went_back = None
-
-    def __init__(self) -> None:
-        self.added_logs: frozenset[str] = frozenset()
-        self.callbacks: list[Any] = []
-        self.restorers: list[Any] = []
-
-    def check_logs(self, check: Callable[[frozenset[str]], object]) -> None:
-        """The names of the logs aren't known before they come."""
-
-    def claim(self, hyperparameter: str, owner: str) -> None:
-        """Nobody sets anything."""
-
-    def claim_file(self, path: str, owner: str) -> None:
-        """Nobody looks."""
-
-    def ask_at(self, _step: int, _source: str, _ask: Any) -> None:
-        """There is no boundary at which to ask."""
-        raise ReplayError("run.preparation.ask_at (of a callback that acts at certain steps)")
-
-    def began_before(self, _epoch: int) -> bool:
-        """Each epoch is told of from its beginning."""
-        return False
+class _Preparation(Preparation):
+    error = ReplayError
 
 
 @final
-class _Optimizer(_Absent):
-    """The learning rate, as far as the record tells it."""
-
-    _what = "model.optimizer"
-
-    def __init__(self, run: ReplayedRun, source: str) -> None:
-        self._run = run
-        self._source = source
-
-    @property
-    def learning_rate(self) -> float:
-        """The last one that was told: in the logs of an epoch, or by a control."""
-        if self._run.learning_rate is None:
-            raise ReplayError("model.optimizer.learning_rate, before the record tells it")
-        return self._run.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._run.post(SetLearningRate(value), self._source)
-        self._run.learning_rate = float(value)
-
-    lr = learning_rate
-
-    @property
-    def iterations(self) -> int:
-        """Completed optimizer updates."""
-        return self._run.statistics().step
+class _Optimizer(Optimizer):
+    error = ReplayError
 
 
 @final
-class _Model(_Absent):
-    """The Keras-shaped view, without what needs parameters."""
-
-    _what = "model"
-    history: Any = None
-    stop_evaluating = stop_predicting = False
-
-    def __init__(self, run: ReplayedRun, source: str) -> None:
-        self._run = run
-        self._source = source
-        self.optimizer = _Optimizer(run, source)
-
-    @property
-    def stop_training(self) -> bool:
-        """Whether somebody asked for a stop in this replay; it goes on nevertheless."""
-        return any(isinstance(sent.control, StopTraining) for sent in self._run.sent)
-
-    @stop_training.setter
-    def stop_training(self, stop: bool) -> None:
-        if stop:
-            reason = f"stop_training was set by {self._source}"
-            self._run.post(StopTraining(reason), self._source)
+class _Model(Model):
+    error = ReplayError
 
 
 @final
@@ -146,7 +73,6 @@ class ReplayedRun(_Absent):
     Attributes:
         status: Whether it is over.
         sent: The controls that came.
-        learning_rate: As far as it is known.
         ends: Called when all is over.
     """
 
@@ -160,7 +86,7 @@ class ReplayedRun(_Absent):
         self.params: dict[str, Any] = {"verbose": 0, "epochs": 1, "steps": None}
         self.status = "running"
         self.sent: list[Sent] = []
-        self.learning_rate: float | None = None
+        self._rate: float | None = None
         self.ends: list[Callable[[], object]] = []
         self.end_reason: str | None = None
         self._publisher: Publisher | None = None
@@ -185,9 +111,9 @@ class ReplayedRun(_Absent):
         elif isinstance(event, TrainEnd):
             self.end_reason = event.reason
         elif isinstance(event, EpochEnd):
-            self.learning_rate = event.logs.get("learning_rate", self.learning_rate)
+            self._rate = event.logs.get("learning_rate", self._rate)
         elif isinstance(event, ControlApplied) and isinstance(event.control, SetLearningRate):
-            self.learning_rate = event.control.value
+            self._rate = event.control.value
 
     def collect(self) -> None:
         """Takes the controls that came: they count as applied, and change nothing. Any thread."""
@@ -201,6 +127,21 @@ class ReplayedRun(_Absent):
                 receipt.settle(Applied(last.step, last.epoch))
 
     # What callbacks, and handlers with a run at hand, use.
+
+    @property
+    def learning_rate(self) -> float:
+        """The last one that was told: in the logs of an epoch, or by a control."""
+        if self._rate is None:
+            raise ReplayError("model.optimizer.learning_rate, before the record tells it")
+        return self._rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._rate = value
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody asked for a stop in this replay; it goes on nevertheless."""
+        return any(isinstance(sent.control, StopTraining) for sent in self.sent)
 
     def statistics(self) -> _Statistics:
         """How far the record is."""
@@ -225,7 +166,7 @@ class ReplayedRun(_Absent):
 
     def model(self, source: str) -> _Model:
         """What a callback has as `self.model`."""
-        return _Model(self, source)
+        return _Model(self, source, _Optimizer)
 
     def at_end(self, function: Callable[[], object]) -> None:
         """Calls a function when all is over."""

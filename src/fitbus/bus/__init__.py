@@ -3,6 +3,8 @@
 from fitbus.bus._bus import Bus
 from fitbus.bus._handle import RunHandle, RunStatistics, RunStatus
 from fitbus.bus._host import Host
+from fitbus.bus._life import Block, Life
+from fitbus.bus._live_run import LiveRun
 from fitbus.bus._options import (
     Handler,
     HandlerOptions,
@@ -25,6 +27,7 @@ from fitbus.bus._surface import Subscribable
 from fitbus.bus._worker import stands_in, stood_for
 
 __all__ = [
+    "Block",
     "Bus",
     "BusStatistics",
     "DeliveryReport",
@@ -32,6 +35,8 @@ __all__ = [
     "HandlerOptions",
     "Hook",
     "Host",
+    "Life",
+    "LiveRun",
     "OnError",
     "Options",
     "Overflow",

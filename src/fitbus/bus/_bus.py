@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, final
 
@@ -176,7 +176,7 @@ class Bus(Subscribable):
         *,
         name: str,
         hook: Hook | None = None,
-        hooks: dict[type[Event], Hook] | None = None,
+        hooks: Mapping[type[Event], Hook] | None = None,
         run: str | None = None,
     ) -> Subscription[Any]:
         """Makes a handler's subscription, and lets the loop start its task. Any thread."""

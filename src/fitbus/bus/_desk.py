@@ -55,6 +55,7 @@ class Desk:
         stopping: Whether a stop was applied.
         left: Controls that are still to be acknowledged by `decide`.
         put_off: Whether what handlers return waits for the last event of steps done together.
+        pass_on: Takes what waits, where training is somewhere else; None if it is here.
     """
 
     def __init__(self, publisher: Publisher, inbox: Inbox, apply: ApplyControl | None) -> None:
@@ -66,11 +67,14 @@ class Desk:
         self.apply = apply
         self.stopping = False
         self.put_off = False
+        self.pass_on: Callable[[], object] | None = None
         self._closing = False
         self.left: list[_Left] = []
 
     def serve(self) -> None:
         """Applies all that waits, in order; nothing, if the loop does that itself."""
+        if self._inbox and self.pass_on is not None:
+            self.pass_on()
         if self.apply is None or not self._inbox:
             return
         taken = self._take()

@@ -61,6 +61,7 @@ class Publisher(Sender):
         epoch: Stamped on the next events: the epoch, from 0.
         inbox: The controls that wait.
         on_standstill: Called, in the training thread, again and again while that stands still.
+        on_reroute: Called, under the bus' lock, when subscribers have changed; must not wait.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Publisher(Sender):
         super().__init__(bus, bus.runs.new_id("run") if run is None else run, flush_s)
         self.inbox = Inbox() if inbox is None else inbox
         self.on_standstill: Callable[[], object] = lambda: None
+        self.on_reroute: Callable[[], object] = lambda: None
         self.failures = Failures()
         self.retired: list[Retired] = []
         self.ledger = Ledger(bus, self.run)
@@ -218,6 +220,7 @@ class Publisher(Sender):
     def reroute(self) -> None:
         """Forgets who gets what. The lock is held."""
         self.delivery.routes.forget()
+        self.on_reroute()
 
     def ring(self) -> None:
         """Wakes the thread if it stands still. Any thread."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import anyio
@@ -47,7 +47,7 @@ class Subscribable(abc.ABC):
         *,
         name: str,
         hook: Hook | None = None,
-        hooks: dict[type[Event], Hook] | None = None,
+        hooks: Mapping[type[Event], Hook] | None = None,
     ) -> Subscription[Any]:
         """Makes a subscription for a handler, or for the hooks of a callback, and attaches it."""
 

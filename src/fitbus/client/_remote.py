@@ -93,7 +93,7 @@ class RemoteRun(Subscribable):
         *,
         name: str,
         hook: Hook | None = None,
-        hooks: dict[type[Event], Hook] | None = None,
+        hooks: Mapping[type[Event], Hook] | None = None,
     ) -> NoReturn:
         """Refuses: there are no handlers."""
         del kinds, options, hook, hooks

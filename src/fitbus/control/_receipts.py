@@ -124,7 +124,7 @@ class Receipt:
                     " its next step boundary; let the handler return, and ask later"
                 )
             settled = threading.Event()
-            self._when_settled(settled.set)
+            self.when_settled(settled.set)
             if not settled.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)):
                 raise TimeoutError(self._still_open(timeout))
         return self._value()
@@ -153,11 +153,12 @@ class Receipt:
         if self._outcome is None:
             settled = anyio.Event()
             loop = LoopHandle()
-            self._when_settled(lambda: loop.call_soon(settled.set))
+            self.when_settled(lambda: loop.call_soon(settled.set))
             await settled.wait()
         return self._value()
 
-    def _when_settled(self, tell: Callable[[], object]) -> None:
+    def when_settled(self, tell: Callable[[], object]) -> None:
+        """Calls a function when it has ended, in whatever thread; at once if it has."""
         with self._lock:
             if self._outcome is None:
                 self._waiters.append(tell)

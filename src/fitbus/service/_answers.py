@@ -32,9 +32,9 @@ def shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
         "created": launch.created,
         "parameters": json.loads(msgspec.json.encode(launch.parameters)),
     }
-    if launch.error or (run is not None and run.driver.life.error is not None):
+    if launch.error or (run is not None and run.block.life.error is not None):
         # What went wrong is in the service's log; clients get its kind, and no more.
-        error = None if run is None else run.driver.life.error
+        error = None if run is None else run.block.life.error
         found["error"] = launch.error if error is None else type(error).__name__
     if run is not None:
         counters = run.statistics()
@@ -56,7 +56,7 @@ def shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
 
 
 def _ends(run: Any) -> dict[str, Any]:
-    params = run.driver.params
+    params = run.params
     return {"epochs": params["epochs"], "steps_per_epoch": params["steps"]}
 
 

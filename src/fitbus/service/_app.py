@@ -10,12 +10,13 @@ from starlette.applications import Starlette
 from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
 from fitbus.events import Codec, Event
+from fitbus.process import name_of_factory
 from fitbus.service._answers import HANDLERS
-from fitbus.service._factories import Factory, Training
+from fitbus.service._factories import Factory
 from fitbus.service._launches import Launches
 from fitbus.service._rights import LOOPBACK, Authorize, Rights
 from fitbus.service._routes import Service
-from fitbus.train import Runs
+from fitbus.train import Runs, Training
 
 __all__ = ["app", "close_streams"]
 
@@ -35,6 +36,7 @@ def app(
     keep: int = 100,
     retain: int = 10_000,
     heartbeat_s: float = 15.0,
+    processes: bool = False,
     user_types: Collection[type[Event | Control]] = (),
 ) -> Starlette:
     """An ASGI application by which runs are started, watched and steered over HTTP.
@@ -84,6 +86,10 @@ def app(
         retain: How many of a run's latest events are kept in memory for streams; what is older
             comes from the run's `Journal`, if it has one.
         heartbeat_s: Seconds after which a stream of which nothing came gets a comment.
+        processes: Whether each run that clients start trains in a process of its own, which keeps
+            the interpreter's lock, compilation and a crash away from this one; see `ProcessRun`.
+            Its factory has to be at the top of a module; a `Journal` among its callbacks is the
+            child's, so that streams begin with what is in memory here.
         user_types: Types of your own, of events and of controls that clients may send.
 
     Raises:
@@ -106,6 +112,8 @@ def app(
         raise InvalidArgumentError("heartbeat_s", heartbeat_s, "give seconds, a number above 0")
     if runs is not None and not isinstance(runs, Runs):
         raise InvalidArgumentError("runs", runs, "give a fitbus.Runs")
+    for make in (factories or {}).values() if processes else ():
+        name_of_factory(make)
     codec = Codec(*user_types)
     known = Runs(keep=keep) if runs is None else runs
     rights = Rights(
@@ -121,7 +129,13 @@ def app(
         rights,
         codec,
         Launches(
-            known, most=max_running, waiting=max_waiting, codec=codec, keep=keep, retain=retain
+            known,
+            most=max_running,
+            waiting=max_waiting,
+            codec=codec,
+            keep=keep,
+            retain=retain,
+            processes=tuple(user_types) if processes else None,
         ),
         max_streams,
         heartbeat_s,

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final, get_type_hints
 
 import msgspec
 
+from fitbus.control import Control
 from fitbus.errors import InvalidArgumentError
-from fitbus.train import Trainer
+from fitbus.events import Event
+from fitbus.process import ProcessRun
+from fitbus.train import Training
 
-__all__ = ["Factory", "Training"]
-
-
-@final
-class Training:
-    """What a factory returns: a trainer, and what its `fit` is given.
-
-    Args:
-        trainer: The trainer.
-        x: As in `Trainer.fit`.
-        y: As in `Trainer.fit`.
-        options: As in `Trainer.fit`.
-    """
-
-    def __init__(self, trainer: Trainer, x: Any, y: Any = None, **options: Any) -> None:
-        if not isinstance(trainer, Trainer):
-            raise InvalidArgumentError("trainer", trainer, "give a fitbus.Trainer")
-        self.trainer, self.x, self.y, self.options = trainer, x, y, options
+__all__ = ["Factory"]
 
 
 @final
@@ -81,6 +67,12 @@ class Factory:
     def checked(self, given: Any) -> dict[str, Any]:
         """The parameters that a client gave, checked; raises `msgspec.ValidationError`."""
         return msgspec.structs.asdict(msgspec.convert(given, self.parameters))
+
+    def in_process(
+        self, given: Mapping[str, Any], id: str, user_types: Sequence[type[Event | Control]]
+    ) -> ProcessRun:
+        """A run that makes one, and trains it, in a process of its own."""
+        return ProcessRun(self.make, parameters=given, run_id=id, user_types=user_types)
 
     def __call__(self, given: Mapping[str, Any]) -> Training:
         """Makes one, in a worker thread."""

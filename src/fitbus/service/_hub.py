@@ -8,10 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import anyio
+import msgspec
 
-from fitbus.events import Codec, Event, Lagged
+from fitbus.events import Codec, Event, Lagged, TrainEnd
 
 if TYPE_CHECKING:
+    from fitbus.process import ProcessRun
     from fitbus.train import Run
 
 __all__ = ["Frame", "Hub", "Thinned"]
@@ -40,6 +42,8 @@ class Frame(NamedTuple):
     @classmethod
     def of(cls, event: Event, codec: Codec) -> Frame:
         """Encodes an event."""
+        if isinstance(event, TrainEnd):  # further lines are a traceback's, or a child's last words
+            event = msgspec.structs.replace(event, detail=event.detail.partition("\n")[0])
         kinds = _names(type(event))
         return cls(event.run, event.seq, event.time, kinds, codec.to_json(event))
 
@@ -59,7 +63,12 @@ class Hub:
     """
 
     def __init__(
-        self, run: Run[Any], codec: Codec, *, retain: int = 10_000, retain_bytes: int = 8 << 20
+        self,
+        run: Run[Any] | ProcessRun,
+        codec: Codec,
+        *,
+        retain: int = 10_000,
+        retain_bytes: int = 8 << 20,
     ) -> None:
         self._run = run
         self._codec = codec

@@ -7,14 +7,16 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 import anyio
 import anyio.to_thread
 
+from fitbus.control import Control
 from fitbus.errors import FitbusError
-from fitbus.events import Codec
+from fitbus.events import Codec, Event
+from fitbus.process import ProcessRun
 from fitbus.service._factories import Factory
 from fitbus.service._hub import Hub
 from fitbus.train import Run, Runs
@@ -43,7 +45,7 @@ class Launch:
 
     def __init__(self, id: str, name: str, parameters: Mapping[str, Any]) -> None:
         self.id, self.name, self.parameters = id, name, dict(parameters)
-        self.run: Run[Any] | None = None
+        self.run: Run[Any] | ProcessRun | None = None
         self.hub: Hub | None = None
         self.error = ""
         self.created = time.time()
@@ -59,7 +61,7 @@ class Launch:
         """Reads the hyperparameters at a boundary, unless they were read a moment ago."""
         now = time.monotonic()
         run = self.run
-        if run is None or run.driver.life.final or now < self._read_at + _RATES_S:
+        if run is None or run.block.life.final or now < self._read_at + _RATES_S:
             return
         self._read_at = math.inf  # one reading at a time
         try:
@@ -80,8 +82,8 @@ class Launch:
     @property
     def seq(self) -> int:
         """The number of the run's last event; -1 before the first one."""
-        engine = None if self.run is None else self.run.driver.engine
-        return -1 if engine is None else engine.publisher.seq - 1
+        publisher = None if self.run is None else self.run.publisher
+        return -1 if publisher is None else publisher.seq - 1
 
     @property
     def status(self) -> str:
@@ -104,6 +106,7 @@ class Launches(Mapping[str, Launch]):
         codec: Encodes events.
         keep: How many that have ended are shown.
         retain: How many of a run's events are kept in memory.
+        processes: The user's types, if those that clients start train in processes of their own.
     """
 
     def __init__(
@@ -115,7 +118,9 @@ class Launches(Mapping[str, Launch]):
         codec: Codec,
         keep: int,
         retain: int = 10_000,
+        processes: Sequence[type[Event | Control]] | None = None,
     ) -> None:
+        self._processes = processes
         self._retain = retain
         self._runs = runs
         self._most = most
@@ -177,15 +182,25 @@ class Launches(Mapping[str, Launch]):
         if launch.is_off or not self._runs.is_open:
             return
         launch.is_made = True
-        made = await anyio.to_thread.run_sync(factory, launch.parameters)
-        if launch.is_off or not self._runs.is_open:
+        run = await self._started(launch, factory)
+        if run is None:
             return
-        options: Any = {**made.options, "run_id": launch.id}
-        run = launch.run = self._runs.start(made.trainer, made.x, made.y, **options)
-        del made, options
+        launch.run = run
         self.hub(launch)
         launch.began.set()
-        await run.driver.life.until_over()
+        await run.block.life.until_over()
+
+    async def _started(self, launch: Launch, factory: Factory) -> Run[Any] | ProcessRun | None:
+        """The run, here or in a process of its own; None if it was called off meanwhile."""
+        if self._processes is not None:
+            there = factory.in_process(launch.parameters, launch.id, self._processes)
+            self._runs.own(there)
+            return there
+        made = await anyio.to_thread.run_sync(factory, launch.parameters)
+        if launch.is_off or not self._runs.is_open:
+            return None
+        options: Any = {**made.options, "run_id": launch.id}
+        return self._runs.start(made.trainer, made.x, made.y, **options)
 
     def __getitem__(self, id: str) -> Launch:
         """That of an id."""

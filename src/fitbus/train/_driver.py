@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
 import anyio
 
 from fitbus._loops import run_in_daemon_thread
-from fitbus.bus import DeliveryReport, RunStatistics, RunStatus
+from fitbus.bus import Block, RunStatistics, RunStatus
 from fitbus.control import Rejected
 from fitbus.errors import (
     FitbusError,
@@ -22,12 +21,10 @@ from fitbus.events import TrainEnd
 from fitbus.train._context import JaxSettings
 from fitbus.train._engine import Engine
 from fitbus.train._job import Job, statistics_of
-from fitbus.train._life import Life
 from fitbus.train._state import TrainState, from_host, is_lost
-from fitbus.train._thread import carried_out, how_it_ended, kept_by_task, note_on
+from fitbus.train._thread import carried_out, how_it_ended, kept_by_task
 
 if TYPE_CHECKING:
-    from fitbus.bus import Host
     from fitbus.train._run import Run
     from fitbus.train._trainer import Trainer
 
@@ -37,45 +34,33 @@ _logger = logging.getLogger("fitbus")
 
 
 @final
-class Driver:
+class Driver(Block):
     """Starts a run's thread, waits for it, cancels it, and sees to it that nothing is left.
 
     Attributes:
-        life: Where the run stands, and what came of it.
         engine: What runs in the thread; None before the start.
-        grace_s: Seconds that its thread gets to end after a cancellation.
         verbose: For `params`.
-        report: What subscribers got, once it has ended.
         snapshot: The newest one that somebody took.
         waited: How often a callback has waited a moment for its files, in time that it bounds.
-        draining: Whether its thread has ended, and subscribers get what is left, for `drain_s`.
-        at_end: Called, in the loop, when it has ended.
     """
 
     def __init__(
         self, run: Run[Any], trainer: Trainer, job: Job, *, grace_s: float, drain_s: float
     ) -> None:
+        super().__init__(grace_s=grace_s, drain_s=drain_s)
         self._run = run
         self._trainer = trainer
         self._job: Job | None = job  # has the data: let go when it is done
         self._kind = job.kind
         self.record: Any = getattr(job, "history", None)  # of a fit, as far as it has come
         self._params = {"epochs": getattr(job, "epochs", 1), "steps": getattr(job, "steps", None)}
-        self.grace_s = grace_s
-        self._drain_s = drain_s
-        self._host: Host | None = None
         self._thread_error: BaseException | None = None
         self._thread_scope: anyio.CancelScope | None = None
-        self._drain_scope: anyio.CancelScope | None = None
-        self.life = Life()
         self.settings = JaxSettings()
         self.engine: Engine | None = None
         self.verbose = 0
-        self.report: DeliveryReport | None = None
         self.snapshot: TrainState | None = None
         self.waited = 0
-        self.draining = False
-        self.at_end: list[Callable[[], object]] = []
 
     @property
     def status(self) -> RunStatus:
@@ -157,44 +142,7 @@ class Driver:
         if engine is not None or run.bus.runs.get(run.id) is None:
             run.bus.finish_run(run.id)
 
-    async def leave(self, error: BaseException | None) -> None:
-        """Leaves the block: waits for the run, or cancels it because of the body's error."""
-        assert self._host is not None
-        cancelled: BaseException | None = None
-        try:
-            if error is None:
-                await self.life.until_over()
-        except BaseException as raised:  # noqa: BLE001  # raised again below
-            cancelled = raised
-        if not self.life.over:
-            cancelled = await self._cancel() or cancelled
-        try:
-            await self._host.__aexit__(None, None, None)
-        except anyio.get_cancelled_exc_class() as raised:
-            cancelled = raised
-        own = self.life.error
-        if error is None and cancelled is None:
-            if own is not None and not self.life.error_seen:
-                raise own
-            return
-        if isinstance(own, ThreadStuckError) and not isinstance(error, Exception):
-            raise own from (error or cancelled)
-        if error is not None:
-            note_on(error, own)
-        if cancelled is not None and not (error and isinstance(error, type(cancelled))):
-            raise cancelled
-
-    def give_up(self) -> None:
-        """Cancels the run, as leaving its block would; in the loop, from no task."""
-        if self._host is not None and not self.life.over:
-            self._host.tasks.start_soon(self._cancel)
-
     async def _cancel(self) -> BaseException | None:
-        """Cancels the run, and waits until it has ended or the grace period is over.
-
-        Returns:
-            A native cancellation that came meanwhile: no shield keeps those out.
-        """
         assert self.engine is not None
         self._drain_s = min(self._drain_s, self.grace_s)
         self.engine.publisher.cancel(self.grace_s / 2)
@@ -205,16 +153,6 @@ class Driver:
                 scope.cancel()
             again = await self._end_by(math.inf) or again
         return again  # noqa: RET504  # for type checkers a scope may end early
-
-    async def _end_by(self, deadline: float) -> BaseException | None:
-        again: BaseException | None = None
-        while not self.life.over and anyio.current_time() < deadline:
-            try:
-                with anyio.CancelScope(deadline=deadline):
-                    await self.life.until_over()
-            except anyio.get_cancelled_exc_class() as raised:
-                again = raised
-        return again
 
     # The run's own task.
 
@@ -240,23 +178,12 @@ class Driver:
         self.life.end()
 
     async def _finish(self, engine: Engine, error: BaseException | None) -> None:
-        bus, id, self.draining = self._run.bus, self._run.id, True
-        engine.requests.close(RunEndedError(id, "it reached another boundary"))
-        with anyio.CancelScope() as self._drain_scope:
-            self.report = await bus.drain(id, self._drain_s)
-        self.report = self.report or await bus.drain(id, 0)  # if it was cancelled meanwhile
-        bus.finish_run(id)
+        engine.requests.close(RunEndedError(self._run.id, "it reached another boundary"))
+        await self._drain(self._run.bus, self._run.id)
         self._run.end_streams()
-        assert self._host is not None
-        self._host.leave_s = max(0.1, self._drain_s - self.report.seconds)
         self.life.error = engine.publisher.failures.lead(error)
         self.life.status, _ = how_it_ended(engine, self.life.error)
-        for function in self.at_end:
-            try:
-                function()
-            except Exception as late:  # noqa: BLE001  # the run has ended; it isn't lost
-                self.life.error = self.life.error or late
-        self.life.final = True
+        self._tell_end()
 
     def _abandon(self, engine: Engine) -> BaseException:
         """Leaves a thread behind that doesn't end; says what it is in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, final
 
+from fitbus._history import History
 from fitbus.bus import Bus, Publisher
 from fitbus.control import (
     Control,
@@ -25,7 +26,6 @@ from fitbus.train._checkpointing import checkpoint
 from fitbus.train._feed import Feed
 from fitbus.train._flight import Flight
 from fitbus.train._form import Form
-from fitbus.train._history import History
 from fitbus.train._life import Stop
 from fitbus.train._position import Position, Restored
 from fitbus.train._preparation import Preparation

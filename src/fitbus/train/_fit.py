@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, final, get_args
 
+from fitbus._history import History
 from fitbus.control import Evaluate
 from fitbus.errors import ControlRejectedError
 from fitbus.events import (
@@ -20,7 +21,7 @@ from fitbus.train._evaluate import CalledOff, all_of, evaluate, evaluate_quietly
 from fitbus.train._executions import Executions
 from fitbus.train._feed import Feed
 from fitbus.train._guarding import Layout
-from fitbus.train._history import History, numbers
+from fitbus.train._history import numbers
 from fitbus.train._loop import boundary, train_epoch
 from fitbus.train._packing import send_waiting
 from fitbus.train._position import Position, Restored

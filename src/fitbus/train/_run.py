@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar, final
 
-from fitbus._checks import check_timeout
-from fitbus.bus import (
-    Bus,
-    DeliveryReport,
-    Hook,
-    Options,
-    Publisher,
-    RunStatistics,
-    RunStatus,
-    Subscribable,
-    Subscription,
-    stands_in,
-)
-from fitbus.control import Applied, Control, Inbox, Receipt
-from fitbus.errors import RunEndedError, WouldDeadlockError
-from fitbus.events import Event
+from fitbus.bus import Block, LiveRun, Publisher, RunStatistics, RunStatus
 from fitbus.train._applying import numbers
 from fitbus.train._beside import Beside
 from fitbus.train._driver import Driver
@@ -43,7 +26,7 @@ ResultT = TypeVar("ResultT")
 
 
 @final
-class Run(RunFacts, Subscribable, Generic[ResultT]):
+class Run(RunFacts, LiveRun[ResultT]):
     """A run: watch it, steer it, wait for it. Made by `trainer.run`.
 
     It is pending until its block is entered: handlers, streams and controls can be attached before,
@@ -67,27 +50,29 @@ class Run(RunFacts, Subscribable, Generic[ResultT]):
     def __init__(
         self, trainer: Trainer, job: Job, id: str, *, grace_s: float, drain_s: float
     ) -> None:
-        self.id = id
-        self.bus: Bus = trainer.bus
-        self.inbox = Inbox()
+        super().__init__(id, trainer.bus)
         self.open_logs = False
         self.preparation = Preparation()
         self.trainer = trainer
         self.driver = Driver(self, trainer, job, grace_s=grace_s, drain_s=drain_s)
         self._beside = Beside(self, trainer, self.driver)
-        self._streams: weakref.WeakSet[Subscription[Any]] = weakref.WeakSet()
 
     # Its life.
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """Its end of the bus; None before the start."""
+        return None if self.driver.engine is None else self.driver.engine.publisher
+
+    @property
+    def block(self) -> Block:
+        """Where it lives."""
+        return self.driver
 
     @property
     def status(self) -> RunStatus:
         """Where it stands; the last four of `RunStatus` are final."""
         return self.driver.status
-
-    @property
-    def report(self) -> DeliveryReport | None:
-        """What each subscriber got; None until the run has ended."""
-        return self.driver.report
 
     def statistics(self) -> RunStatistics:
         """Its counters at this moment. Any thread."""
@@ -102,76 +87,6 @@ class Run(RunFacts, Subscribable, Generic[ResultT]):
         """
         await self.driver.start()
         return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Waits for it, or cancels it."""
-        await self.driver.leave(error)
-
-    async def wait(self) -> ResultT:
-        """Waits until it has ended and its subscribers are drained.
-
-        A pending run starts only when its block is entered: before, this waits for that too.
-
-        Returns:
-            The `History` of a fit, the logs of an evaluation, the outputs of a prediction.
-
-        Raises:
-            BaseException: The error that ended it, as itself; the others are in its notes.
-            WouldDeadlockError: Called by a waiting handler of the run.
-        """
-        self.check_not_standing("wait")
-        result: ResultT = await self.driver.life.wait()
-        return result
-
-    # Control.
-
-    def post(self, control: Control, source: str = "") -> Receipt:
-        """Sends a control, from any thread; never blocks. After the end: rejected, "too late".
-
-        Args:
-            control: The control; anything else raises `InvalidArgumentError`.
-            source: Who sends it, for `ControlApplied.source`; a text, or that error is raised.
-        """
-        engine = self.driver.engine
-        return (self.inbox if engine is None else engine.publisher).post(control, source)
-
-    async def send(
-        self, control: Control, timeout: float | None = None, *, source: str = ""
-    ) -> Applied:
-        """Sends a control, and waits until it acted; on a pending run, until its block is entered.
-
-        Args:
-            control: The control.
-            timeout: Seconds; None waits as long as it takes.
-            source: Who sends it.
-
-        Raises:
-            InvalidArgumentError: As of `post`, or of `timeout`; nothing was sent.
-            ControlRejectedError: It was rejected or superseded; says why, and what to do.
-            TimeoutError: Not acknowledged in time; it may still be applied.
-            WouldDeadlockError: Called, through the loop, by a `def` handler in the training thread.
-        """
-        engine = self.driver.engine
-        if engine is not None and stands_in(engine.publisher):
-            raise WouldDeadlockError(
-                "run.send inside a `def` handler waits for the thread that it blocks; use run.post"
-            )
-        check_timeout(timeout)
-        return await self.post(control, source).wait(timeout)
-
-    def publish(self, event: Event) -> None:
-        """Publishes an event of your own in this run. Any thread; never blocks.
-
-        It is stamped, and delivered, like those of training. Before the start and after the end it
-        is lost: nobody is there to number it.
-        """
-        if self.driver.engine is not None:
-            self.driver.engine.publisher.publish(event)
 
     # The state.
 
@@ -236,47 +151,6 @@ class Run(RunFacts, Subscribable, Generic[ResultT]):
         logs: dict[str, float] = await self._beside.in_thread(nested, callbacks)
         return logs
 
-    def attach_subscription(
-        self,
-        kinds: Sequence[type[Event]],
-        options: Options,
-        *,
-        name: str,
-        hook: Hook | None = None,
-        hooks: dict[type[Event], Hook] | None = None,
-    ) -> Subscription[Any]:
-        """For callbacks: attaches hooks to this run's events; a handler is attached by `add`."""
-        self._check_alive()
-        return self.bus.attach_subscription(
-            kinds, options, name=name, hook=hook, hooks=hooks, run=self.id
-        )
-
-    def make_stream(
-        self, kinds: Sequence[type[Event]], options: Options, *, after: int | None
-    ) -> Subscription[Any]:
-        """For `subscribe`: a stream of this run's events; after its end, of those kept."""
-        engine = self.driver.engine
-        ended = engine.publisher if engine is not None and self.driver.life.final else None
-        if ended is None or after is None:
-            self._check_alive()
-        stream = self.bus.make_stream(kinds, options, after=after, run=self.id, ended=ended)
-        self._streams.add(stream)
-        return stream
-
-    def end_streams(self) -> None:
-        """For the trainer: closes all streams, unopened ones too; what they have is handed out."""
-        for stream in tuple(self._streams):
-            stream.close()
-
-    def carries(self, publisher: Publisher) -> bool:
-        """For the bus: whether it is this run's publisher."""
-        engine = self.driver.engine
-        return engine is not None and publisher is engine.publisher
-
-    def ended_id(self) -> str | None:
-        """For `wait_for`: the run's id."""
-        return self.id
-
     def model(self, source: str) -> ModelView:
         """The Keras-shaped view that a callback has as `self.model`.
 
@@ -284,15 +158,3 @@ class Run(RunFacts, Subscribable, Generic[ResultT]):
             source: The name under which its writes count as sent.
         """
         return ModelView(self.trainer, self, source)
-
-    def at_end(self, function: Callable[[], object]) -> None:
-        """Calls a function in the event loop when the run has ended, whatever ended it."""
-        self.driver.at_end.append(function)
-
-    def _check_alive(self) -> None:
-        if self.driver.life.final:
-            raise RunEndedError(self.id, "it could be subscribed to")
-
-    def __repr__(self) -> str:
-        """Shows where it stands."""
-        return f"<Run {self.id!r}: {self.status}>"

@@ -11,10 +11,11 @@ from typing import Any, Self, Unpack, final
 import anyio
 from anyio.abc import TaskGroup
 
+from fitbus._history import History
+from fitbus.bus import LiveRun
 from fitbus.control import Receipt, StopTraining
 from fitbus.errors import FitbusError, InvalidArgumentError, TrainerBusyError
 from fitbus.train._arguments import RunOptions, positive
-from fitbus.train._history import History
 from fitbus.train._run import Run
 from fitbus.train._trainer import Trainer
 
@@ -52,7 +53,7 @@ class Runs(Mapping[str, Run[History]]):
             raise InvalidArgumentError("grace_s", grace_s, "give seconds, a number of at least 0")
         self._keep = keep
         self._grace_s = grace_s
-        self._runs: dict[str, Run[History]] = {}
+        self._runs: dict[str, Any] = {}  # of `Run[History]`, and what `own` was given
         self._tasks: TaskGroup | None = None
         self._interrupt: BaseException | None = None
 
@@ -104,14 +105,11 @@ class Runs(Mapping[str, Run[History]]):
                 hasn't before `wait` returns.
             ThreadStuckError: A cancelled run's thread hasn't ended yet.
         """
-        if self._tasks is None:
-            raise FitbusError("enter it first: `async with fitbus.Runs() as runs:`")
         run_id = options.get("run_id") or uuid.uuid4().hex[:12]
-        if run_id in self._runs:
-            raise InvalidArgumentError("run_id", run_id, "a run has this id; choose another")
+        self._check_free(run_id)
         self._trim()
         for known in self._runs.values():
-            if known.trainer is trainer and not known.driver.life.over:
+            if getattr(known, "trainer", None) is trainer and not known.block.life.over:
                 raise TrainerBusyError(
                     f"{known!r} of this trainer hasn't ended: one at a time; wait for it, or make a"
                     " second trainer"
@@ -119,9 +117,28 @@ class Runs(Mapping[str, Run[History]]):
         trainer.keeper.check_free()
         options["run_id"] = run_id
         run = trainer.run(x, y, **options)
+        self.own(run)
+        return run
+
+    def own(self, run: LiveRun[History]) -> None:
+        """Starts a pending run in the background that was made elsewhere, such as a `ProcessRun`.
+
+        `runs[id]` gives it, as what it is.
+
+        Raises:
+            FitbusError: The block isn't entered.
+            InvalidArgumentError: A run has its id already.
+        """
+        self._check_free(run.id)
+        assert self._tasks is not None
         self._runs[run.id] = run
         self._tasks.start_soon(self._drive, run, self._tasks, name=f"fitbus {run.id}")
-        return run
+
+    def _check_free(self, id: str) -> None:
+        if self._tasks is None:
+            raise FitbusError("enter it first: `async with fitbus.Runs() as runs:`")
+        if id in self._runs:
+            raise InvalidArgumentError("run_id", id, "a run has this id; choose another")
 
     @property
     def is_open(self) -> bool:
@@ -147,7 +164,7 @@ class Runs(Mapping[str, Run[History]]):
         Raises:
             KeyError: There is no run of that id.
         """
-        return self._runs[id].post(StopTraining(reason), "Runs")
+        return self[id].post(StopTraining(reason), "Runs")
 
     def forget(self, id: str) -> None:
         """Forgets a run that has ended.
@@ -157,13 +174,14 @@ class Runs(Mapping[str, Run[History]]):
             FitbusError: It hasn't ended.
         """
         run = self._runs[id]
-        if not run.driver.life.over:
+        if not run.block.life.over:
             raise FitbusError(f"{run!r} hasn't ended; stop it, and wait for it first")
         del self._runs[id]
 
     def __getitem__(self, id: str) -> Run[History]:
         """The run of an id, ended ones included."""
-        return self._runs[id]
+        run: Run[History] = self._runs[id]
+        return run
 
     def __iter__(self) -> Iterator[str]:
         """The ids, the oldest first."""
@@ -173,12 +191,12 @@ class Runs(Mapping[str, Run[History]]):
         """How many runs it has."""
         return len(self._runs)
 
-    async def _drive(self, run: Run[History], tasks: TaskGroup) -> None:
+    async def _drive(self, run: LiveRun[History], tasks: TaskGroup) -> None:
         try:
             async with run:
                 await run.wait()
         except Exception as error:  # one run's failure isn't the service's
-            run.driver.life.keep_error(error)
+            run.block.life.keep_error(error)
             _logger.exception("run %r failed", run.id)
         except (KeyboardInterrupt, SystemExit) as error:  # ends all, and leaves as itself
             self._interrupt = self._interrupt or error
@@ -187,7 +205,7 @@ class Runs(Mapping[str, Run[History]]):
             self._trim()
 
     def _trim(self) -> None:
-        ended = [id for id, run in self._runs.items() if run.driver.life.over]
+        ended = [id for id, run in self._runs.items() if run.block.life.over]
         for id in ended[: max(0, len(ended) - self._keep)]:
             del self._runs[id]
 

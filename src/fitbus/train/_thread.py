@@ -15,7 +15,7 @@ from fitbus.train._job import Job
 from fitbus.train._state import TrainState, is_lost
 from fitbus.train._task_hooks import finish, prepare
 
-__all__ = ["carried_out", "how_it_ended", "kept_by_task", "note_on"]
+__all__ = ["carried_out", "how_it_ended", "kept_by_task"]
 
 _logger = logging.getLogger("fitbus")
 
@@ -113,14 +113,3 @@ def how_it_ended(engine: Engine, error: BaseException | None) -> tuple[EndReason
     if isinstance(error, ThreadStuckError) or not isinstance(error, Exception):
         return "cancelled", repr(error)
     return "failed", f"{type(error).__name__}: {error}"
-
-
-def note_on(error: BaseException, own: BaseException | None) -> None:
-    """Notes on the error that leaves a run's block what the run raised itself."""
-    if own is None or own is error:
-        return
-    if isinstance(own, RunCancelledError):
-        for note in getattr(own, "__notes__", ()):  # what failed while it was cancelled
-            error.add_note(note)
-    else:
-        error.add_note(f"fitbus: the run also raised {type(own).__name__}: {own}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, Unpack, final
 
+from fitbus._history import History
 from fitbus._loops import in_own_loop
 from fitbus.bus import Bus
 from fitbus.errors import InvalidArgumentError
@@ -23,7 +24,6 @@ from fitbus.train._data import lists_told
 from fitbus.train._evaluate import EvaluateJob
 from fitbus.train._feed import Feed
 from fitbus.train._flight import Flight
-from fitbus.train._history import History
 from fitbus.train._keeper import StateKeeper
 from fitbus.train._plain import EvaluateOptions, PredictOptions, plain_feed
 from fitbus.train._predict import PredictJob

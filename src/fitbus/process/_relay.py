@@ -1,0 +1,285 @@
+"""The thread that stands for the training thread: it publishes what the child tells."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, final
+
+from fitbus._history import History
+from fitbus.bus import Publisher
+from fitbus.control import StopTraining
+from fitbus.errors import RunCancelledError
+from fitbus.events import (
+    ControlApplied,
+    EpochEnd,
+    Event,
+    RunPaused,
+    RunResumed,
+    TrainBegin,
+    TrainEnd,
+)
+from fitbus.process._asking import Asking
+from fitbus.process._channel import NOTHING, readable
+from fitbus.process._controls import Outbox
+from fitbus.process._frames import (
+    Answer,
+    Ended,
+    Events,
+    Failed,
+    Reply,
+    Served,
+    Settled,
+    Standing,
+    Steps,
+    Told,
+    Wants,
+)
+from fitbus.process._kinds import PLAIN, may_stand, plain_logs, tags_of
+from fitbus.process._spawning import Spawned
+
+__all__ = ["Relay"]
+
+_LOOK_S = 0.005
+
+
+@final
+class Relay:
+    """Publishes events with the times and steps that they had, and runs waiting handlers.
+
+    Their `seq` is the child's, but for what is published here (`HandlerFailed`, `run.publish`):
+    that takes a place among them, and those that follow have as many more.
+
+    Args:
+        publisher: The run's end of the bus.
+        spawned: The child.
+        outbox: Passes controls on.
+        asking: What was asked.
+
+    Attributes:
+        began: What was told of the beginning; None before.
+        told: The counters that were told last; None before.
+        ended: What was told of the end; None before.
+        end: The event of the end; None before.
+        stop: The first stop that acted; None if there is none.
+        record: The logs of the epochs that have ended.
+        is_paused: Whether training stands still until `Resume`.
+    """
+
+    def __init__(
+        self, publisher: Publisher, spawned: Spawned, outbox: Outbox, asking: Asking
+    ) -> None:
+        self._publisher = publisher
+        self._channel = spawned.channel
+        self._events = spawned.events
+        self._outbox = outbox
+        self._asking = asking
+        self._codec = outbox.codec
+        self._kinds = [kind for kind in self._codec.types if issubclass(kind, Event)]
+        self._unwanted: tuple[type[Event], ...] = ()
+        self._expected: int | None = None  # the child's next `seq`
+        self._time: float | None = None
+        self._thread = 0
+        self._failed = False
+        self._stands = self._is_cut = False  # whether it stands still; whether the child has gone
+        self._wants: Wants | None = None
+        self.began: TrainBegin | None = None
+        self.told: Told | None = None
+        self.ended: Ended | None = None
+        self.end: TrainEnd | None = None
+        self.stop: StopTraining | None = None
+        self.is_paused = False
+        self.record = History()
+        publisher.delivery.clock = self._clock
+        publisher.on_standstill = self._on_standstill
+
+    def wants(self) -> Wants:
+        """What the subscribers want now."""
+        publisher = self._publisher
+        batches = [kind for kind in self._kinds if kind.batch_level]
+        wanted = [kind for kind in batches if publisher.wanted(kind)]
+        self._unwanted = tuple(kind for kind in batches if kind not in wanted)
+        waiting = [k for k in self._kinds if may_stand(k) and publisher.waits(k)]
+        self._wants = Wants(tags_of(wanted), tags_of(waiting))
+        return self._wants
+
+    def rewant(self) -> None:
+        """Tells what the subscribers want, if that has changed. The bus' lock is held."""
+        before = self._wants
+        if before != self.wants() and not self._publisher.closed:
+            self._channel.put(self._wants)
+
+    # The thread.
+
+    def work(self) -> None:
+        """Publishes, until the child has gone."""
+        self._thread = threading.get_ident()
+        while True:
+            while self.pump(0):
+                pass
+            frame = self._events.receive(0)
+            if frame is None:
+                break
+            if frame is not NOTHING:
+                self._take_events(frame)
+            self._between()
+            if frame is NOTHING:
+                readable([self._events] if self._is_cut else [self._events, self._channel])
+        while self.pump(_LOOK_S) or not self._is_cut:
+            pass
+        self._outbox.settle_told(None)
+
+    def publish_end(self, reason: Any, detail: str) -> None:
+        """Tells of the end in the place of a child that didn't."""
+        if self.end is None:
+            self.end = TrainEnd(reason=reason, detail=detail)
+            self._publisher.barrier(self.end)
+
+    def pump(self, timeout_s: float = _LOOK_S) -> bool:
+        """Takes what else the child tells, which goes past its events. False: nothing came."""
+        if self._is_cut:
+            return False
+        match self._channel.receive(timeout_s):
+            case None:
+                self._is_cut = True
+                return False
+            case Settled() as settled:
+                self._outbox.settle_after(settled, None if self._stands else self._expected or 0)
+            case Served(group):
+                self._outbox.served = max(self._outbox.served, group)
+            case Told() as told:
+                self.told = told
+            case Answer() as answer:
+                self._asking.answered(answer)
+            case Ended() as ended:
+                self.ended = ended
+            case _:
+                return False
+        return True
+
+    def pump_on(self) -> bool:
+        """The same for those who wait for an answer. False: there won't be one."""
+        stood, self._stands = self._stands, True
+        try:
+            self._outbox.settle_told(None)
+            self.pump()
+        finally:
+            self._stands = stood
+        return not self._is_cut
+
+    def _between(self) -> None:
+        """What a training thread does between two steps."""
+        if self._failed:
+            self._publisher.run_deferred()
+            return
+        try:
+            self._publisher.boundary()
+        except RunCancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001  # it ends the run, and leaves from `wait`
+            self._fail(error)
+        self._outbox.pass_on()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            kind, interrupts = type(error).__name__, not isinstance(error, Exception)
+            self._channel.put(Failed(kind, str(error), interrupts))
+
+    def _take_events(self, frame: Any) -> None:
+        match frame:
+            case Steps(events):
+                for event in events:
+                    self._publish(event)
+            case Events(events):
+                for raw in events:
+                    self._publish(self._decoded(raw))
+            case Standing(event):
+                self._stand(self._decoded(event))
+            case _:
+                pass
+        self._outbox.settle_told(self._expected)
+
+    def _decoded(self, raw: Any) -> Event:
+        event = self._codec.from_msgpack(bytes(raw))
+        assert isinstance(event, Event)
+        return event
+
+    def _publish(self, event: Event) -> None:
+        publisher = self._publisher
+        self._between()
+        self._place(event)
+        if type(event) not in PLAIN:
+            self._look_at(event)
+        kind = type(event)
+        if may_stand(kind) and publisher.waits(kind):
+            self._barrier(event, stands=False)
+        else:
+            publisher.publish(event, held=True)
+
+    def _stand(self, event: Event) -> None:
+        """Publishes what the child waits for, and lets it go on."""
+        self._between()
+        self._place(event)
+        self._look_at(event)
+        seq = event.seq
+        logs = self._barrier(event, stands=True)
+        before = getattr(event, "logs", {})
+        changed = {n: v for n, v in logs.items() if n not in before or v is not before[n]}
+        self._channel.put(Reply(seq, plain_logs(changed)))
+
+    def _barrier(self, event: Event, *, stands: bool) -> dict[str, float]:
+        with self._outbox.held(stands=stands):
+            return self._publisher.barrier(event)
+
+    def _place(self, event: Event) -> None:
+        """Gives the next event its place: the child's, and what was published here besides."""
+        publisher, seq = self._publisher, event.seq
+        with publisher.lock:
+            expected = self._expected
+            if expected is None or seq < expected:
+                publisher.renumber(seq if expected is None else publisher.seq - expected + seq)
+            elif seq > expected:
+                first, gap = publisher.seq, seq - expected
+                publisher.tail.skip(first, first + gap - 1, self._unwanted, gap)
+                publisher.delivery.seq = first + gap
+            self._expected = seq + 1
+            publisher.step, publisher.epoch, self._time = event.step, event.epoch, event.time
+
+    def _look_at(self, event: Event) -> None:
+        match event:
+            case TrainBegin():
+                self.began = event
+            case TrainEnd():
+                self.end = event
+            case EpochEnd():
+                self.record.record(event.epoch, event.logs)
+            case RunPaused():
+                self.is_paused = True
+            case RunResumed():
+                self.is_paused = False
+            case ControlApplied(control=StopTraining() as stop):
+                self.stop = self.stop or stop
+                self.is_paused = False
+                self._publisher.desk.stopping = True
+            case _:
+                pass
+
+    def _on_standstill(self) -> None:
+        """Takes the answers for which somebody may wait who is waited for himself."""
+        stood, self._stands = self._stands, True
+        try:
+            self._outbox.settle_told(None)
+            is_awaited = self._asking.is_open or self._outbox.is_open
+            if self.pump(_LOOK_S if is_awaited else 0):
+                self._publisher.ring()  # to look again at once
+        finally:
+            self._stands = stood
+
+    def _clock(self) -> float:
+        """The time of what the child told; of what is published here besides, the present one."""
+        then = self._time
+        if then is None or threading.get_ident() != self._thread:
+            return time.time()
+        self._time = None
+        return then

@@ -1,0 +1,78 @@
+"""Trainings that child processes are asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import fitbus
+from fitbus.testing import toy_problem
+from fitbus.train import Training
+
+
+class Drawn(fitbus.Event):
+    """An event of a user's own."""
+
+    n: int
+
+
+def toy(
+    epochs: int = 1, x: Any = None, y: Any = None, steps: int | None = None, **options: Any
+) -> Training:
+    """Two batches an epoch, or so many steps, unless data are given."""
+    problem = toy_problem(64, 4)
+    trainer = fitbus.Trainer(problem.task, problem.params)
+    if x is None:
+        x, y, options = problem.x, problem.y, {"batch_size": 32, **options}
+    if steps is not None:
+        options |= {"steps_per_epoch": steps}
+    return Training(trainer, x, y, epochs=epochs, **options)
+
+
+def dies(how: str) -> Training:
+    """Ends its process after the first batch, in one of several ways."""
+
+    @fitbus.handler(fitbus.BatchEnd, wait=True)
+    def die(event: fitbus.BatchEnd) -> None:
+        sys.stderr.write("the last words\n")
+        sys.stderr.flush()
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif how == "exited":
+            os._exit(7)
+        elif how == "crashed":
+            os.abort()
+        elif how == "raised":
+            raise ValueError("not today")
+        elif how == "holds the lock":
+            sys.setswitchinterval(1000)
+            while True:
+                pass
+        else:
+            time.sleep(1000)
+
+    return toy(epochs=10**6, callbacks=[die])
+
+
+def broken() -> Training:
+    """Can't be made."""
+    raise LookupError("no such data")
+
+
+def no_training() -> Any:
+    """Returns something else."""
+    return 3
+
+
+def draws() -> Training:
+    """Publishes events of its own."""
+
+    class Draw(fitbus.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            assert self.run is not None
+            self.run.publish(Drawn(n=batch))
+
+    return toy(callbacks=[Draw()])
