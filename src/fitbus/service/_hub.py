@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import anyio
 import msgspec
 
-from fitbus.events import Codec, Event, Lagged, TrainEnd
+from fitbus.events import Codec, Event, Lagged, TrainBegin, TrainEnd
 
 if TYPE_CHECKING:
     from fitbus.process import ProcessRun
@@ -42,7 +42,8 @@ class Frame(NamedTuple):
     @classmethod
     def of(cls, event: Event, codec: Codec) -> Frame:
         """Encodes an event."""
-        if isinstance(event, TrainEnd):  # further lines are a traceback's, or a child's last words
+        if isinstance(event, TrainEnd) and event.reason == "failed":
+            # Further lines are a traceback's, or a child's last words.
             event = msgspec.structs.replace(event, detail=event.detail.partition("\n")[0])
         kinds = _names(type(event))
         return cls(event.run, event.seq, event.time, kinds, codec.to_json(event))
@@ -111,7 +112,7 @@ class Hub:
                 stream = self._run.subscribe(Event, Lagged, after=-1, buffer_size=self._retain)
                 async with stream:
                     async for event in stream:
-                        if not -1 < event.seq < self._begins_at:
+                        if not self._is_told_again(event):
                             self._add(Frame.of(event, self._codec))
                 tasks.cancel_scope.cancel()
             self.ended = True
@@ -122,11 +123,12 @@ class Hub:
             self.ended = True
             self._wake(len(self._waiting))
 
-    @property
-    def _begins_at(self) -> int:
-        """The number before which events are told again, and stand for others that were there."""
+    def _is_told_again(self, event: Event) -> bool:
+        """Whether it is of a run that goes on, and has the number of another that was before."""
+        if isinstance(event, TrainBegin) and event.seq > 0:
+            return True
         resumed = self._run.preparation.resumed
-        return 0 if resumed is None else resumed.seq or 0
+        return -1 < event.seq < (0 if resumed is None else resumed.seq or 0)
 
     def place_after(self, seq: int) -> int:
         """The place of the first event kept that comes after one."""
