@@ -174,3 +174,30 @@ async def test_an_error_in_the_block_leaves_as_itself(opening: Opening) -> None:
 
     with pytest.raises(ZeroDivisionError):
         await fail()
+
+
+async def test_what_is_sent_to_a_run_that_waits_acts_when_it_has_begun(
+    server: httpx.Client,
+) -> None:
+    """Nothing but a stop is taken before; that doesn't wait for what was sent before it."""
+    app = server.base_url
+    body: Any = {"factory": "toy", "parameters": {"epochs": LONG}}
+
+    def started() -> str:
+        return str(app.join(f"/runs/{server.post('/runs', json=body).json()['id']}"))
+
+    first = [await anyio.to_thread.run_sync(started) for _ in range(8)]  # all that run at once
+    waiting, called_off = [await anyio.to_thread.run_sync(started) for _ in range(2)]
+    async with client.connect(called_off, token=CONTROL) as run:
+        assert run.status == "pending"
+        rate = run.post(fitbus.SetLearningRate(0.5))
+        await run.send(fitbus.StopTraining("not needed"), 30)
+        with pytest.raises(ControlRejectedError):
+            await rate.wait(30)
+    async with client.connect(waiting, token=CONTROL) as run:
+        rate = run.post(fitbus.SetLearningRate(0.5))
+        for url in first:
+            async with client.connect(url, token=CONTROL) as other:
+                await other.send(fitbus.StopTraining("make room"), 30)
+        assert (await rate.wait(30)).epoch >= 0
+        await run.send(fitbus.StopTraining("over"), 30)

@@ -9,7 +9,16 @@ import httpx
 
 from fitbus._loops import LoopHandle
 from fitbus.client._line import Line
-from fitbus.control import Applied, Control, Inbox, Outcome, Receipt, Rejected, UpdateState
+from fitbus.control import (
+    Applied,
+    Control,
+    Inbox,
+    Outcome,
+    Receipt,
+    Rejected,
+    StopTraining,
+    UpdateState,
+)
 from fitbus.errors import InvalidArgumentError, ServiceError
 from fitbus.events import Codec
 
@@ -26,6 +35,8 @@ class Outbox:
     So a control that takes long holds up none that comes after it, and an answer isn't lost with
     a connection.
 
+    A run that waits for its turn takes a stop only; others are kept here until it has begun.
+
     Args:
         line: Where to.
         codec: Encodes them.
@@ -41,6 +52,8 @@ class Outbox:
         self._sent: dict[int, Receipt] = {}  # by their numbers in the run
         self._outcomes: dict[int, Outcome] = {}  # that came before the number did
         self._closed: str | None = None
+        self._has_begun = False
+        self._early: list[Receipt] = []
 
     def post(self, control: Control, source: str) -> Receipt:
         """Takes a control; any thread.
@@ -52,18 +65,33 @@ class Outbox:
             self._encoded(control)
         return self._inbox.post(control, source)
 
+    def begin(self) -> None:
+        """Says that the run has begun."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._posted.set()
+
     async def send_all(self) -> None:
         """Sends what was posted; for a task of its own."""
         while True:
             await self._posted.wait()
             self._posted = anyio.Event()
-            for receipt, _ in self._inbox.take():
-                try:
-                    answer = await self._line.send(self._encoded(receipt.control))
-                except ServiceError as error:
-                    receipt.settle(Rejected(str(error)))
-                else:
-                    self._answered(receipt, answer)
+            self._early += [receipt for receipt, _ in self._inbox.take()]
+            for receipt in tuple(self._early):
+                if self._has_begun or isinstance(receipt.control, StopTraining):
+                    self._early.remove(receipt)
+                    await self._send(receipt)
+
+    async def _send(self, receipt: Receipt) -> None:
+        try:
+            answer = await self._line.send(self._encoded(receipt.control))
+        except ServiceError as error:
+            receipt.settle(Rejected(str(error)))
+        except BaseException:
+            receipt.settle(Rejected("the client left before it was answered; it may have acted"))
+            raise
+        else:
+            self._answered(receipt, answer)
 
     def settle(self, id: int, outcome: Outcome) -> None:
         """Takes note of what came of a control, whoever sent it."""
@@ -78,8 +106,9 @@ class Outbox:
     def close(self, why: str) -> None:
         """Rejects what is open, and what comes."""
         self._closed = why
-        for receipt in (*self._inbox.close(why), *self._sent.values()):
+        for receipt in (*self._early, *self._inbox.close(why), *self._sent.values()):
             receipt.settle(Rejected(why))
+        self._early.clear()
         self._sent.clear()
 
     def _answered(self, receipt: Receipt, answer: httpx.Response) -> None:

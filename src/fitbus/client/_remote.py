@@ -41,6 +41,7 @@ from fitbus.events import (
 __all__ = ["RemoteRun"]
 
 _REFRESH_S = 1.0
+_NEVER_BEGAN = 409  # what is answered for the events of a run that was called off
 
 
 @final
@@ -162,6 +163,7 @@ class RemoteRun(Subscribable):
             self._status = "pending" if status in ("queued", "starting") else status
         if "step" not in found:
             return
+        self.outbox.begin()
         subscriptions = tuple(
             SubscriptionStatistics(**{name: each[name] for name in _COUNTS})
             for each in found["subscribers"]
@@ -193,6 +195,11 @@ class RemoteRun(Subscribable):
                 self.look(await self._line.get(self._line.run))
             self.end()
         except ServiceError as error:
+            if error.status == _NEVER_BEGAN:
+                with contextlib.suppress(ServiceError):
+                    self.look(await self._line.get(self._line.run))
+                self.end(error.why)
+                return
             self.lost = error
             self.end(str(error))
             block.cancel()
@@ -210,6 +217,7 @@ class RemoteRun(Subscribable):
         if event.seq > self._last + 1:
             self._publisher.renumber(event.seq)
         self._last = event.seq
+        self.outbox.begin()
         self._publisher.step, self._publisher.epoch = event.step, event.epoch
         self._time = event.time
         self._publisher.publish(event)
