@@ -6,7 +6,12 @@ import re
 import subprocess
 import sys
 
+import httpx
 import pytest
+
+from fitbus.examples import demo
+
+from .service._children import child, until
 
 
 def run(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -62,6 +67,32 @@ def test_the_demo_shows_all_that_it_promises(loop: str) -> None:
     watched = re.search(r"│ watcher +│ +([\d,]+) +│ +0 ", out)
     assert watched is not None
     assert int(watched[1].replace(",", "")) == steps[-1]
+
+
+@pytest.mark.slow
+def test_the_demo_shows_its_run_on_a_page_and_ends_by_itself() -> None:
+    words = ("fitbus", "demo", "--quick", "--serve")
+    with child(*words, marks=["steer it with the token"]) as served:
+        (token,) = re.findall(r"steer it with the token (\S+)", served.said)
+        (run,) = re.findall(r"#run=(\w+)", served.said)
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=served.url, headers=headers, trust_env=False) as client:
+            assert client.get("/").text.startswith("<!doctype html>")
+            with client.stream("GET", f"/runs/{run}/events", timeout=60) as answer:
+                lines = answer.iter_lines()
+                until(lines, "EpochEnd")
+                rate = {"type": "SetLearningRate", "value": 1e-4}
+                applied = client.post(f"/runs/{run}/controls", json=rate)
+                assert applied.json()["status"] == "applied"
+                until(lines, "TrainEnd")
+        served.wait()
+        assert served.process.returncode == 0
+        assert "test accuracy" in served.said
+
+
+def test_the_page_of_the_demo_needs_the_loop_of_its_server() -> None:
+    with pytest.raises(SystemExit):
+        demo.main(["--serve", "--loop", "trio"])
 
 
 @pytest.mark.slow

@@ -64,12 +64,15 @@ BELOW = {
         "front door",
         "keras",
         "lazy callbacks",
+        "service",
         "testing",
         "train",
     },
-    "__main__": {"_bench", "_journal_command", "examples"},
+    "__main__": {"_bench", "_journal_command", "_remote_commands", "_serve_command", "examples"},
+    "_remote_commands": {"client", "control", "errors", "events"},
     "_bench": {"_specs", "errors", "testing"},
     "_journal_command": {"errors", "events", "journal"},
+    "_serve_command": {"_specs", "errors", "service", "train"},
     "_replaying": {
         *("_lists", "_loops", "_stand_ins", "bus", "control", "errors", "events", "journal"),
     },
@@ -92,8 +95,18 @@ COMPUTES = {"checkpoints", "examples", "keras", "lazy callbacks", "testing", "tr
 HEAVY: dict[str, set[str]] = dict.fromkeys(("jax", "jaxlib", "numpy", "optax"), COMPUTES)
 HEAVY["numpy"] = {*COMPUTES, "process"}  # which reads states, without JAX
 OPTIONAL = {
-    *("httpx", "keras", "matplotlib", "orbax", "prometheus_client", "rich", "safetensors"),
-    *("sklearn", "sniffio", "starlette", "tensorboard", "trio"),
+    *(
+        "anycorn",
+        "fastapi",
+        "httpx",
+        "keras",
+        "matplotlib",
+        "orbax",
+        "prometheus_client",
+        "rich",
+        "safetensors",
+    ),
+    *("sklearn", "sniffio", "starlette", "tensorboard", "trio", "uvicorn"),
 }
 OPTIONAL_AT_TOP = {
     **{  # private files of a package that needs it, imported lazily
@@ -105,6 +118,8 @@ OPTIONAL_AT_TOP = {
     "fitbus.client._outbox": {"httpx"},
     "fitbus.callbacks._progress_display": {"rich"},  # itself imported lazily
     "fitbus.examples.keras_model": {"keras", "sklearn"},  # a program that needs them
+    "fitbus.examples.service_fastapi": {"fastapi", "uvicorn"},  # likewise
+    "fitbus.examples.service_starlette": {"anycorn", "starlette"},
     "fitbus.keras": {"keras"},  # its private files, which are imported lazily
 }
 

@@ -10,6 +10,15 @@ from importlib import resources
 
 __all__ = ["main"]
 
+_COMMANDS = {
+    "bench": "measures what a callback of yours adds to a step: bench module:Callback",
+    "demo": "trains on real handwritten digits, watched and steered (--quick: shorter)",
+    "journal": "lists, filters and exports what a run wrote: journal PATH --controls",
+    "send": "steers a run of a service: send URL set-learning-rate 0.001",
+    "serve": "serves trainings of yours, with a page and an API: serve module:factories",
+    "watch": "shows a run of a service until its end: watch URL",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command, or says which there are; returns the exit status."""
@@ -26,26 +35,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fitbus import _journal_command
 
         return _journal_command.main(given[1:])
+    if given[:1] == ["serve"]:
+        from fitbus import _serve_command
+
+        return _serve_command.main(given[1:])
+    if given[:1] in (["watch"], ["send"]):
+        return _from_elsewhere(given[0], given[1:])
     parser = argparse.ArgumentParser(
         prog="python -m fitbus",
         description="An event-driven async callback bus for JAX training.",
         epilog=_contents(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "command", nargs="?", choices=["bench", "demo", "journal"], help="what to run"
-    )
+    parser.add_argument("command", nargs="?", choices=[*_COMMANDS], help="what to run")
     parser.parse_args(given)
     parser.print_help()
     return 0
 
 
+def _from_elsewhere(command: str, arguments: Sequence[str]) -> int:
+    """Watches or steers a run of a service; needs neither JAX nor what serves."""
+    try:
+        from fitbus import _remote_commands
+    except ModuleNotFoundError as error:
+        print(f"fitbus {command}: {error}; pip install 'fitbus[client]'", file=sys.stderr)
+        return 2
+    return (
+        _remote_commands.watch(arguments)
+        if command == "watch"
+        else _remote_commands.send(arguments)
+    )
+
+
 def _contents() -> str:
     lines = [
         "commands:",
-        "  bench    measures what a callback of yours adds to a step: bench module:Callback",
-        "  demo     trains on real handwritten digits, watched and steered (--quick: shorter)",
-        "  journal  lists, filters and exports what a run wrote: journal PATH --controls",
+        *(f"  {name:8} {text}" for name, text in _COMMANDS.items()),
         "",
         "examples, each run by `python -m fitbus.examples.NAME`:",
     ]

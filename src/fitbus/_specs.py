@@ -1,4 +1,4 @@
-"""Callbacks and handlers, named on a command line. Internal."""
+"""Callbacks, handlers and factories, named on a command line. Internal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fitbus.bus import Bus
 from fitbus.errors import FitbusError, InvalidArgumentError
 from fitbus.events import Event
 
-__all__ = ["Maker", "MistakeError", "maker"]
+__all__ = ["Maker", "MistakeError", "maker", "named"]
 
 Maker: TypeAlias = Callable[[], Any]
 LISTENS = ("attach", "set_model")  # a callback's, Keras'
@@ -38,17 +38,7 @@ def maker(spec: str) -> Maker:
             function gave.
         Exception: What the module raised while it was imported.
     """
-    where, _, name = spec.rpartition(":")
-    is_file = where.endswith(".py")
-    if not where or not name or (where.startswith(".") and not is_file):
-        raise MistakeError(f"{spec!r} names no object; write MODULE:NAME, or path/to/file.py:NAME")
-    module = _file(spec, where) if is_file else _module(spec, where)
-    try:
-        found = operator.attrgetter(name)(module)
-    except AttributeError:
-        public = ", ".join(n for n, v in vars(module).items() if _may_be_meant(n, v, module))
-        hint = f"it has {public}" if public else "nothing in it is a callback or a handler"
-        raise MistakeError(f"{spec!r}: {where} has no {name!r}; {hint}") from None
+    found = named(spec, "a callback or a handler")
     if isinstance(found, type):
         if issubclass(found, Event):
             raise MistakeError(f"{spec!r} is an event type; name a function that takes one")
@@ -57,6 +47,30 @@ def maker(spec: str) -> Maker:
         return lambda: _checked(spec, found())
     _checked(spec, found)
     return lambda: found
+
+
+def named(spec: str, kind: str) -> Any:
+    """What `MODULE:NAME` or `path/to/file.py:NAME` names.
+
+    Args:
+        spec: That.
+        kind: What it should be, for messages.
+
+    Raises:
+        MistakeError: It names nothing.
+        Exception: What the module raised while it was imported.
+    """
+    where, _, name = spec.rpartition(":")
+    is_file = where.endswith(".py")
+    if not where or not name or (where.startswith(".") and not is_file):
+        raise MistakeError(f"{spec!r} names no object; write MODULE:NAME, or path/to/file.py:NAME")
+    module = _file(spec, where) if is_file else _module(spec, where)
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError:
+        public = ", ".join(n for n, v in vars(module).items() if _may_be_meant(n, v, module))
+        hint = f"it has {public}" if public else f"nothing in it is {kind}"
+        raise MistakeError(f"{spec!r}: {where} has no {name!r}; {hint}") from None
 
 
 def _module(spec: str, where: str) -> Any:

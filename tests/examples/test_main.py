@@ -24,6 +24,8 @@ SMALL = [
     "keras_guide",
     "keras_model",
     "loop_by_hand",
+    "service_fastapi",
+    "service_starlette",
     "two_optimizers",
 ]
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import httpx
+import openapi_spec_validator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
@@ -229,8 +230,22 @@ def test_what_prometheus_reads(client: httpx.Client) -> None:
 
 
 def test_it_describes_itself(client: httpx.Client) -> None:
+    """Validly, and all of it."""
     found = client.get("/openapi.json").json()
-    assert set(found["paths"]) >= {"/runs", "/runs/{id}/events", "/runs/{id}/controls"}
+    openapi_spec_validator.validate(found)
+    routes = [route for route in service.app().routes if isinstance(route, Route)]
+    answered = {
+        (route.path.replace(":path", ""), method.lower())
+        for route in routes
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    described = {
+        (path, method)
+        for path, methods in found["paths"].items()
+        for method in methods
+        if method != "parameters"
+    }
+    assert answered == described
     schemas = found["components"]["schemas"]
     assert schemas["toy"]["properties"]["epochs"]["minimum"] == 1
     assert "SetLearningRate" in schemas

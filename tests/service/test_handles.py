@@ -20,6 +20,7 @@ from ._server import CONTROL, PROBLEM, serving, toy
 pytestmark = pytest.mark.anyio
 
 LONG = 100_000
+ODD = "enough,\u2028\u0085\r\nthat is"  # with all that some take for the end of a line
 Opening = Callable[[], AbstractAsyncContextManager[RunHandle]]
 
 
@@ -67,9 +68,9 @@ async def test_its_events_come_in_order_each_once_to_the_end(opening: Opening) -
                 assert event.run == run.id
                 seqs.append(event.seq)
                 if len(seqs) == 200:
-                    await run.send(fitbus.StopTraining("enough"), 30)
+                    await run.send(fitbus.StopTraining(ODD), 30)
         assert isinstance(event, TrainEnd)
-        assert (event.reason, event.detail) == ("stopped", "enough")
+        assert (event.reason, event.detail) == ("stopped", ODD)
         assert run.status == "stopped"
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
 

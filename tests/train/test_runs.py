@@ -312,3 +312,26 @@ async def test_an_interrupt_in_one_ends_all_and_leaves_as_itself(
         await body()
     assert caught.value is raised
     assert [run.status for run in runs.values()] == ["cancelled", "cancelled"]
+
+
+async def test_a_run_that_does_not_stop_in_time_is_cancelled(
+    trainers: tuple[fitbus.Trainer, ...],
+) -> None:
+    """Here a handler that is waited for holds it until after that."""
+    recorder = EventRecorder()
+
+    async def holds(event: EpochEnd) -> None:
+        await anyio.sleep(0.5)
+
+    with anyio.fail_after(10):
+        async with fitbus.Runs(grace_s=0.05) as runs:
+            run = runs.start(trainers[0], X, Y, callbacks=[recorder, holds])
+            await run.wait_for(EpochEnd)
+    assert run.status == "cancelled"
+    end = recorder.events[-1]
+    assert isinstance(end, TrainEnd)
+    assert end.reason == "cancelled"
+    wrongs: list[Any] = [-1, float("nan"), True, "1"]
+    for wrong in wrongs:
+        with pytest.raises(InvalidArgumentError, match=r"^grace_s: found "):
+            fitbus.Runs(grace_s=wrong)

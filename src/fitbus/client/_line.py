@@ -32,28 +32,30 @@ class Message(NamedTuple):
     data: str
 
 
-async def messages(lines: AsyncIterator[str]) -> AsyncIterator[Message]:
-    """Reads server-sent events.
+async def messages(parts: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    """Reads server-sent events; their texts may hold what other readers take for ends of lines.
 
     References:
         https://html.spec.whatwg.org/multipage/server-sent-events.html
     """
-    last, kind = "", ""
+    last, kind, rest = "", "", b""
     data: list[str] = []
-    async for line in lines:
-        if not line:
-            if data:
-                yield Message(last, kind, "\n".join(data))
-            kind, data = "", []
-            continue
-        field, _, value = line.partition(":")  # a comment has no name
-        value = value.removeprefix(" ")
-        if field == "data":
-            data.append(value)
-        elif field == "id":
-            last = value
-        elif field == "event":
-            kind = value
+    async for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        for line in (line.removesuffix(b"\r") for line in lines):
+            if not line:
+                if data:
+                    yield Message(last, kind, "\n".join(data))
+                kind, data = "", []
+                continue
+            field, _, raw = line.partition(b":")  # a comment has no name
+            value = raw.removeprefix(b" ").decode()
+            if field == b"data":
+                data.append(value)
+            elif field == b"id":
+                last = value
+            elif field == b"event":
+                kind = value
 
 
 @final
@@ -147,7 +149,7 @@ class Line:
                     if answer.status_code != 200:
                         await answer.aread()
                         self.checked(answer)
-                    async for message in messages(answer.aiter_lines()):
+                    async for message in messages(answer.aiter_bytes()):
                         tries, down_since = 0, anyio.current_time()
                         if message.kind == "end":
                             ended = True  # and read on: trio wants generators to be exhausted

@@ -70,6 +70,7 @@ class RemoteRun(Subscribable):
         self.outbox = Outbox(line, codec)
         self._last = -1
         self._status: RunStatus = "pending"
+        self._status_seq = -1  # of the event that told it
         self._statistics = RunStatistics(0.0, 0, 0, 0.0, 0, 1, 0.0, ())
         self._over = anyio.Event()
         self.lost: ServiceError | None = None
@@ -172,10 +173,14 @@ class RemoteRun(Subscribable):
         """For `connect`: looks at the run again and again."""
         while not self._over.is_set():
             await anyio.sleep(_REFRESH_S)
+            known = self._status_seq
             try:
-                self.look(await self._line.get(self._line.run))
+                found = await self._line.get(self._line.run)
             except ServiceError:
                 continue  # the stream finds out whether it comes back
+            if self._status_seq != known:  # an event that came meanwhile knows better
+                found["status"] = self._status
+            self.look(found)
 
     async def follow(self, query: dict[str, str], block: anyio.CancelScope) -> None:
         """For `connect`: takes in what comes until the run's end; leaves the block without it."""
@@ -208,6 +213,12 @@ class RemoteRun(Subscribable):
         self._publisher.step, self._publisher.epoch = event.step, event.epoch
         self._time = event.time
         self._publisher.publish(event)
+        self._learn(event)
+
+    def _learn(self, event: Event) -> None:
+        """Takes note of what an event says of the run, and of controls."""
+        if isinstance(event, TrainBegin | TrainEnd | RunPaused | RunResumed):
+            self._status_seq = event.seq
         match event:
             case TrainBegin() | RunResumed():
                 self._status = "running"

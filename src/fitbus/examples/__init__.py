@@ -9,6 +9,8 @@
 - `custom_event_and_control`: an event and a control of your own, on the bus and on the wire.
 - `accumulated_gradients`: a task of your own, one optimizer update for several batches.
 - `batch_statistics`: a task with running statistics and dropout.
+- `service_fastapi`: a FastAPI service that trains on request, and answers others meanwhile.
+- `service_starlette`: the same by Starlette, on trio.
 - `two_optimizers`: a task with two optimizers, each steered by itself.
 
     python -m fitbus.examples.keras_guide

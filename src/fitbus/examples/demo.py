@@ -6,79 +6,37 @@ task that lowers the learning rate, and a heartbeat that measures how late the l
 handler is waited for: the one that decides when to stop.
 
     python -m fitbus demo
+
+With `--serve` a page shows the run, and steers it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import gc
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+import webbrowser
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
 import fitbus
+from fitbus.examples._demo_page import Page, page_of
+from fitbus.examples._digits import digits, digits_trainer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-Array = np.ndarray[Any, Any]
-Params = list[dict[str, jax.Array]]
-
 REQUIRED_ACCURACY = 0.95
 LEARNING_RATE, LOWERED = 1e-4, 2e-5
-SIZES = (64, 512, 512, 10)
 PERIOD_S = 0.005
 MODULES = {"rich": "rich", "sklearn": "scikit-learn"}
-
-
-class Digits(NamedTuple):
-    """Images of shape (n, 64) from 0 to 1, and which digits they are."""
-
-    train: tuple[Array, Array]
-    held_out: tuple[Array, Array]
-    test: tuple[Array, Array]
-
-
-def digits() -> Digits:
-    """The 1,797 images of 8 by 8 that scikit-learn brings, split at random but always alike."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    x, y = (images / 16).astype(np.float32), labels.astype(np.int32)
-    split = cast("Callable[..., Any]", functools.partial(train_test_split, random_state=0))
-    x, x_test, y, y_test = split(x, y, test_size=360, stratify=y)
-    x, x_held, y, y_held = split(x, y, test_size=237, stratify=y)
-    return Digits((x, y), (x_held, y_held), (x_test, y_test))
-
-
-def parameters() -> Params:
-    """A network with two hidden layers."""
-    keys = jax.random.split(jax.random.key(0), len(SIZES))
-    return [
-        {"w": jax.random.normal(key, (n, m)) * np.sqrt(2 / n), "b": jnp.zeros(m)}
-        for key, n, m in zip(keys, SIZES, SIZES[1:], strict=False)
-    ]
-
-
-def apply(params: Params, x: jax.Array) -> jax.Array:
-    """The network: ten scores for each image."""
-    for layer in params[:-1]:
-        x = jax.nn.relu(x @ layer["w"] + layer["b"])
-    return x @ params[-1]["w"] + params[-1]["b"]
-
-
-def accuracy(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """A metric: 1 for each image that was recognised, else 0."""
-    return (scores.argmax(-1) == labels).astype(jnp.float32)
+SERVES = ("starlette", "uvicorn", "websockets", "prometheus_client")
 
 
 class Watcher:
@@ -170,17 +128,26 @@ async def lower_learning_rate(run: fitbus.Run[Any], console: Console) -> None:
     )
 
 
-async def show(console: Console, *, quick: bool) -> int:
+async def show(console: Console, options: argparse.Namespace) -> int:
     """Trains, with everything beside it; then tells how it went. Returns the exit status."""
+    async with contextlib.AsyncExitStack() as stack:
+        runs = await stack.enter_async_context(fitbus.Runs())
+        page = None
+        if options.serve:
+            page = await stack.enter_async_context(page_of(runs, options.port))
+        status = await train(console, runs, page, options)
+        if page and not options.quick:
+            console.print("The page stays; Ctrl-C ends it.")
+            await anyio.sleep_forever()
+        return status
+
+
+async def train(
+    console: Console, runs: fitbus.Runs, page: Page | None, options: argparse.Namespace
+) -> int:
+    """Trains; the run can be seen on the page, if there is one."""
     data = digits()
-    task = fitbus.Supervised(
-        apply=apply,
-        loss=optax.softmax_cross_entropy_with_integer_labels,
-        optimizer=optax.adam,
-        learning_rate=LEARNING_RATE,
-        metrics={"accuracy": accuracy},
-    )
-    trainer = fitbus.Trainer(task, parameters())
+    trainer = digits_trainer(LEARNING_RATE)
     console.print(
         f"A small network learns handwritten digits: {len(data.train[0]):,} images to train,"
         f" {len(data.held_out[0])} held out,\n{len(data.test[0])} for a test at the end."
@@ -190,10 +157,11 @@ async def show(console: Console, *, quick: bool) -> int:
     # imports have left. A service can do the same before it starts to serve.
     gc.freeze()
     watcher, heartbeat = Watcher(), Heartbeat()
-    run = trainer.run(
+    run = runs.start(
+        trainer,
         *data.train,
         batch_size=8,
-        epochs=60 if quick else 200,
+        epochs=60 if options.quick else 200,
         validation_data=data.held_out,
         callbacks=[fitbus.callbacks.ProgressBar(leave=False, console=console)],
     )
@@ -209,13 +177,17 @@ async def show(console: Console, *, quick: bool) -> int:
         )
 
     run.add(watcher, fitbus.BatchEnd, name="watcher")
-    run.add(Referee(5 if quick else 15), fitbus.EpochEnd, name="referee")
+    run.add(Referee(5 if options.quick else 15), fitbus.EpochEnd, name="referee")
+    if page:
+        url = f"{page.url}#run={run.id}"
+        console.print(f"Watch it at {url}\nand steer it with the token {page.token}\n")
+        if options.open:
+            webbrowser.open(url)
     async with anyio.create_task_group() as tasks:
-        async with run:
-            tasks.start_soon(lower_learning_rate, run, console)
-            await run.wait_for(fitbus.BatchEnd)  # compiled: from here on it trains
-            tasks.start_soon(heartbeat.run)
-            await run.wait()
+        tasks.start_soon(lower_learning_rate, run, console)
+        await run.wait_for(fitbus.BatchEnd)  # compiled: from here on it trains
+        tasks.start_soon(heartbeat.run)
+        await run.wait()
         tasks.cancel_scope.cancel()
     why = run.stop_reason or "all epochs are done"
     console.print(f"[magenta]referee[/]     training {run.status}: {why}.\n")
@@ -273,11 +245,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="stop sooner")
     parser.add_argument("--loop", choices=("asyncio", "uvloop", "trio"), default="asyncio")
+    parser.add_argument("--serve", action="store_true", help="show it on a page, too")
+    parser.add_argument("--port", type=int, default=0, help="the page's (0: a free one)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     options = parser.parse_args(arguments)
+    if options.serve and options.loop == "trio":
+        parser.error("--serve: uvicorn, which serves the page, runs on asyncio and uvloop only")
     wanted = MODULES | ({} if options.loop == "asyncio" else {options.loop: options.loop})
+    wanted |= dict(zip(SERVES, SERVES, strict=True)) if options.serve else {}
     missing = [name for module, name in wanted.items() if importlib.util.find_spec(module) is None]
     if missing:
-        extra = options.loop if missing == [options.loop] else '"fitbus[demo]"'
+        extras = '"fitbus[demo,service]"' if options.serve else '"fitbus[demo]"'
+        extra = options.loop if missing == [options.loop] else extras
         print(f"The demo needs {' and '.join(missing)}: pip install {extra}", file=sys.stderr)
         return 1
     from rich.console import Console
@@ -287,9 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loop["use_uvloop"] = True
     try:
         return anyio.run(
-            functools.partial(show, Console(), quick=options.quick),
-            backend=name,
-            backend_options=loop,
+            functools.partial(show, Console(), options), backend=name, backend_options=loop
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

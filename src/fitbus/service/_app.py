@@ -18,7 +18,7 @@ from fitbus.service._rights import LOOPBACK, Authorize, Rights
 from fitbus.service._routes import Service
 from fitbus.train import Runs, Training
 
-__all__ = ["app"]
+__all__ = ["app", "close_streams"]
 
 
 def app(
@@ -54,6 +54,16 @@ def app(
         api = FastAPI(lifespan=lifespan)
         api.mount("/training", fitbus.service.app(runs, {"digits": digits}))
 
+    When the server ends, event streams are let go first, and then the runs are stopped, so that
+    they can go on from their backups (`fitbus.Runs`). uvicorn says that it ends where it minds the
+    signals itself, as `uvicorn module:app` does; for other servers call `close_streams`, or give
+    them a time after which they cut what is open (`timeout_graceful_shutdown` of uvicorn,
+    `graceful_timeout` of Hypercorn and Anycorn).
+
+    The logger `fitbus.audit` tells who started, steered and signed in, and who was refused: a JSON
+    object a line, with `event`, `address` and `who`; never a token. The same name is the `source`
+    of what they sent, in events and the journal.
+
     Without configuration it answers only where it is called by a loopback name, everybody there may
     read, and controls need a token that is made, and logged, at the start. Behind other names say
     `hosts`, and give a `read_token`.
@@ -65,7 +75,8 @@ def app(
         read_token: Needed to read; None: everybody who reaches it may.
         control_token: Needed to start, stop and steer; it may read, too. None: one is made.
         authorize: Decides instead of the tokens: gets the connection (Starlette's), returns
-            `"none"`, `"read"` or `"control"`; `def` or `async def`.
+            `"none"`, `"read"` or `"control"`, or a pair of that and the user's name, which is
+            recorded with what they send; `def` or `async def`.
         hosts: The names under which it is reached; `"*"` for any.
         origins: Pages of other origins that may send requests which change something.
         max_running: How many of the runs that clients start run at once; the others queue.
@@ -142,5 +153,22 @@ def app(
         lifespan=lifespan,
         exception_handlers=HANDLERS,
     )
+    made.router.redirect_slashes = False  # it fails at a query that isn't UTF-8
     made.state.fitbus = service
     return made
+
+
+def close_streams(app: Starlette) -> None:
+    """Lets go of all who stream, or wait for an answer; later ones are refused.
+
+    To be called in the event loop when the server begins to end, before it waits for its open
+    connections. A client of a run that goes on comes again, and goes on after the last event that
+    it had.
+
+    Args:
+        app: What `app` returned.
+    """
+    service = getattr(app.state, "fitbus", None)
+    if not isinstance(service, Service):
+        raise InvalidArgumentError("app", app, "give what fitbus.service.app returned")
+    service.closing.set()

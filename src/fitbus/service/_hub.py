@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import anyio
 import msgspec
 
-from fitbus.events import Codec, Event, Lagged, TrainEnd
+from fitbus.events import Codec, Event, Lagged, TrainBegin, TrainEnd
 
 if TYPE_CHECKING:
     from fitbus.process import ProcessRun
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Frame", "Hub", "Thinned"]
 
 _PACE_S = 0.02  # how long events gather, and how long it is from one group of clients to the next
-_GROUP = 20  # how many clients are woken together: what else the loop has to do waits for them
+_GROUP = 10  # how many clients are woken together: what else the loop has to do waits for them
 
 
 class Frame(NamedTuple):
@@ -42,7 +42,8 @@ class Frame(NamedTuple):
     @classmethod
     def of(cls, event: Event, codec: Codec) -> Frame:
         """Encodes an event."""
-        if isinstance(event, TrainEnd):  # further lines are a traceback's, or a child's last words
+        if isinstance(event, TrainEnd) and event.reason == "failed":
+            # Further lines are a traceback's, or a child's last words.
             event = msgspec.structs.replace(event, detail=event.detail.partition("\n")[0])
         kinds = _names(type(event))
         return cls(event.run, event.seq, event.time, kinds, codec.to_json(event))
@@ -82,11 +83,21 @@ class Hub:
         self._chunks: dict[Any, bytes] = {}  # made since the last news, by place and form
         self.clients = 0
         self.ended = False
+        self.closing = False
+
+    def close(self) -> None:
+        """Has clients let go, though the run goes on: the server ends."""
+        self.closing = True
+        self._wake(len(self._waiting))
 
     @property
     def end(self) -> int:
         """The place of the frame that comes next."""
         return self._start + len(self._frames)
+
+    def is_through(self, place: int) -> bool:
+        """Whether a client that is there gets nothing more: at the run's end, or the server's."""
+        return self.end == place if self.ended else self.closing
 
     @property
     def first_seq(self) -> int | None:
@@ -101,7 +112,7 @@ class Hub:
                 stream = self._run.subscribe(Event, Lagged, after=-1, buffer_size=self._retain)
                 async with stream:
                     async for event in stream:
-                        if not -1 < event.seq < self._begins_at:
+                        if not self._is_told_again(event):
                             self._add(Frame.of(event, self._codec))
                 tasks.cancel_scope.cancel()
             self.ended = True
@@ -112,11 +123,12 @@ class Hub:
             self.ended = True
             self._wake(len(self._waiting))
 
-    @property
-    def _begins_at(self) -> int:
-        """The number before which events are told again, and stand for others that were there."""
+    def _is_told_again(self, event: Event) -> bool:
+        """Whether it is of a run that goes on, and has the number of another that was before."""
+        if isinstance(event, TrainBegin) and event.seq > 0:
+            return True
         resumed = self._run.preparation.resumed
-        return 0 if resumed is None else resumed.seq or 0
+        return -1 < event.seq < (0 if resumed is None else resumed.seq or 0)
 
     def place_after(self, seq: int) -> int:
         """The place of the first event kept that comes after one."""
@@ -147,7 +159,7 @@ class Hub:
 
         If there is something new already, it isn't its turn yet: others are, before it.
         """
-        if self.ended:
+        if self.ended or self.closing:
             return True
         turn = anyio.Event()
         self._waiting[turn] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -51,6 +52,7 @@ class Launch:
         self.is_off = False  # called off before it began
         self.is_made = False  # its trainer is being made
         self.began = anyio.Event()  # or never will
+        self.turn = anyio.CancelScope()  # in which it waits for it
         self.rates: dict[str, float] = {}
         self.rates_step = -1
         self._read_at = -math.inf
@@ -71,11 +73,17 @@ class Launch:
         finally:
             self._read_at = time.monotonic()
 
+    def call_off(self) -> None:
+        """Has it never begin, if it hasn't."""
+        self.is_off = True
+        self.began.set()
+        self.turn.cancel()
+
     @property
     def seq(self) -> int:
         """The number of the run's last event; -1 before the first one."""
-        engine = None if self.run is None else self.run.driver.engine
-        return -1 if engine is None else engine.publisher.seq - 1
+        publisher = None if self.run is None else self.run.publisher
+        return -1 if publisher is None else publisher.seq - 1
 
     @property
     def status(self) -> str:
@@ -115,7 +123,7 @@ class Launches(Mapping[str, Launch]):
         self._processes = processes
         self._retain = retain
         self._runs = runs
-        self._limiter = anyio.CapacityLimiter(most)
+        self._most = most
         self._waiting = waiting
         self._codec = codec
         self._keep = keep
@@ -148,25 +156,39 @@ class Launches(Mapping[str, Launch]):
         if self._runs.is_open:
             self._runs.spawn(launch.read_rates)
 
+    @functools.cached_property
+    def _limiter(self) -> anyio.CapacityLimiter:
+        """Made in the loop that serves: an application may be made in another one."""
+        return anyio.CapacityLimiter(self._most)
+
     async def _drive(self, launch: Launch, factory: Factory) -> None:
         try:
-            async with self._limiter:
-                if launch.is_off or not self._runs.is_open:
-                    return
-                launch.is_made = True
-                run = await self._started(launch, factory)
-                if run is None:
-                    return
-                launch.run = run
-                self.hub(launch)
-                launch.began.set()
-                await run.block.life.until_over()
+            with launch.turn:
+                await self._limiter.acquire_on_behalf_of(launch)
+            if launch.turn.cancelled_caught:
+                return
+            try:
+                await self._run(launch, factory)
+            finally:
+                self._limiter.release_on_behalf_of(launch)
         except Exception as error:  # one that can't start isn't the service's end
             launch.error = type(error).__name__
             _logger.exception("run %r of %r couldn't start", launch.id, launch.name)
         finally:
             launch.is_off = launch.run is None
             launch.began.set()
+
+    async def _run(self, launch: Launch, factory: Factory) -> None:
+        if launch.is_off or not self._runs.is_open:
+            return
+        launch.is_made = True
+        run = await self._started(launch, factory)
+        if run is None:
+            return
+        launch.run = run
+        self.hub(launch)
+        launch.began.set()
+        await run.block.life.until_over()
 
     async def _started(self, launch: Launch, factory: Factory) -> Run[Any] | ProcessRun | None:
         """The run, here or in a process of its own; None if it was called off meanwhile."""

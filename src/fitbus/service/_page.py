@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from fitbus.service._audit import Audit
 from fitbus.service._rights import COOKIE, Refused, Rights
 
 __all__ = ["page_routes"]
@@ -35,7 +36,7 @@ _TOKEN_LENGTH = 1024
 
 
 def page_routes(
-    rights: Rights, body: Callable[[Request], Awaitable[dict[str, Any]]]
+    rights: Rights, body: Callable[[Request], Awaitable[dict[str, Any]]], audit: Audit
 ) -> list[Route]:
     """`GET /` and its parts; and `/session`, which keeps a token as a cookie for it.
 
@@ -44,6 +45,7 @@ def page_routes(
     Args:
         rights: Who may do what.
         body: Reads a request's JSON.
+        audit: Is told who signed in, and who couldn't.
     """
 
     async def page(request: Request) -> Response:
@@ -69,7 +71,9 @@ def page_routes(
         token = (await body(request)).get("token")
         if not isinstance(token, str) or not 0 < len(token) <= _TOKEN_LENGTH:
             raise Refused(422, "token: give the text that the service was started with")
-        answer = JSONResponse({"access": rights.sign_in(token)})
+        by = rights.sign_in(request, token)
+        audit.done("sign in", by)
+        answer = JSONResponse({"access": by.access})
         answer.set_cookie(COOKIE, token, **_place(request))
         return answer
 
@@ -83,7 +87,7 @@ def page_routes(
         Route("/", page, methods=["GET"]),
         Route("/page/{name:path}", page, methods=["GET"]),
         Route("/session", session, methods=["GET"]),
-        Route("/session", sign_in, methods=["POST"]),
+        Route("/session", audit.refusals_of(sign_in), methods=["POST"]),
         Route("/session", sign_out, methods=["DELETE"]),
     ]
 
@@ -92,7 +96,7 @@ def _place(request: Request) -> dict[str, Any]:
     """Where the cookie is sent: to this service, from its own pages, and to no script."""
     return {
         "path": request.scope.get("root_path", "") or "/",
-        "secure": request.url.scheme == "https",
+        "secure": request.scope["scheme"] == "https",
         "httponly": True,
         "samesite": "strict",
     }

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Literal, TypeAlias, final
-from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
@@ -18,7 +17,8 @@ from fitbus.errors import InvalidArgumentError
 __all__ = ["COOKIE", "LOOPBACK", "Access", "Authorize", "Guarded", "Refused", "Rights"]
 
 Access: TypeAlias = Literal["none", "read", "control"]
-Authorize: TypeAlias = Callable[[HTTPConnection], "Access | Awaitable[Access]"]
+Allowed: TypeAlias = "Access | tuple[Access, str]"
+Authorize: TypeAlias = Callable[[HTTPConnection], "Allowed | Awaitable[Allowed]"]
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 COOKIE = "fitbus_token"
@@ -46,11 +46,18 @@ class Guarded:
 
     Attributes:
         access: That.
-        who: By whom, for the record of who sent what.
+        address: The client's.
+        name: The application's name for the user; or which token it was, `anybody` without one.
     """
 
     access: Access
-    who: str
+    address: str
+    name: str
+
+    @property
+    def source(self) -> str:
+        """For the record of who sent what."""
+        return f"http {self.address} ({self.name})"
 
 
 @final
@@ -113,13 +120,12 @@ class Rights:
         method = connection.scope.get("method", "GET")
         if needed == "control" or method not in _SAFE or connection.scope["type"] == "websocket":
             self._check_origin(connection)
-        address = connection.client.host if connection.client else "?"
         if needed == "control":
-            self._buckets.check(address)
+            self._buckets.check(_address(connection))
         found = await self._found(connection)
-        if found in ("control", needed):
-            return Guarded(found, address)
-        if found == "none":
+        if found.access in ("control", needed):
+            return found
+        if found.access == "none":
             raise Refused(
                 401,
                 f"a token is needed to {_VERBS[needed]}: send `Authorization: Bearer TOKEN`",
@@ -127,16 +133,21 @@ class Rights:
             )
         raise Refused(403, f"this token may only read; another one is needed to {_VERBS[needed]}")
 
-    async def _found(self, connection: HTTPConnection) -> Access:
+    async def _found(self, connection: HTTPConnection) -> Guarded:
+        address = _address(connection)
         if self._authorize is not None:
-            found = self._authorize(connection)
-            access = found if isinstance(found, str) else await found
-            return access if access in ("read", "control") else "none"
+            given = self._authorize(connection)
+            said = given if isinstance(given, str | tuple) else await given
+            access, name = (said, "authorized") if isinstance(said, str) else said
+            return Guarded(
+                access if access in ("read", "control") else "none", address, str(name)[:80]
+            )
         token, is_cookie = _token_of(connection)
         allowed: Access = "none" if token is None else self.access_of(token)
         if allowed == "none" and self._read is None and (token is None or is_cookie):
-            return "read"  # a cookie may be left from before, and says nothing against anybody
-        return allowed
+            # A cookie may be left from before, and says nothing against anybody.
+            return Guarded("read", address, "anybody")
+        return Guarded(allowed, address, f"{allowed} token" if allowed != "none" else "unknown")
 
     @property
     def by_tokens(self) -> bool:
@@ -152,20 +163,20 @@ class Rights:
     async def look(self, connection: HTTPConnection) -> Access:
         """What a connection may do, without refusing it."""
         self._check_host(connection)
-        return await self._found(connection)
+        return (await self._found(connection)).access
 
-    def sign_in(self, token: str) -> Access:
+    def sign_in(self, connection: HTTPConnection, token: str) -> Guarded:
         """What a token that a page sent lets it do; raises `Refused` if nothing."""
         access = self.access_of(token)
         if access == "none":
             raise Refused(401, "this isn't the token; the service logged it when it started")
-        return access
+        return Guarded(access, _address(connection), f"{access} token")
 
     def check_session(self, connection: HTTPConnection) -> None:
         """Lets a page of its own sign in or out, now and then; or raises `Refused`."""
         self._check_host(connection)
         self._check_origin(connection)
-        self._sign_ins.check(connection.client.host if connection.client else "?")
+        self._sign_ins.check(_address(connection))
 
     def _check_host(self, connection: HTTPConnection) -> None:
         host = connection.headers.get("host", "")
@@ -180,7 +191,7 @@ class Rights:
         site = connection.headers.get("sec-fetch-site", "same-origin")
         if origin is None and site in ("same-origin", "none"):
             return  # no page sent it, or one of its own
-        own = urlsplit(origin or "").netloc == connection.headers.get("host")
+        own = (origin or "").partition("://")[2] == connection.headers.get("host")
         if not own and origin not in self._origins:
             raise Refused(403, f"a page of {str(origin)[:80]!r} may not send this; see `origins`")
 
@@ -213,6 +224,10 @@ class _Buckets:
 
 _ADDRESSES = 10_000
 _SIGN_INS_PER_S, _SIGN_INS = 0.5, 10  # a token can't be guessed at this pace
+
+
+def _address(connection: HTTPConnection) -> str:
+    return connection.client.host if connection.client else "?"
 
 
 def _token_of(connection: HTTPConnection) -> tuple[str | None, bool]:

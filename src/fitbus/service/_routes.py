@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, final
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -13,24 +13,27 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from fitbus.control import Control, StopTraining, UnknownControl
+from fitbus.control import Applied, Control, StopTraining, UnknownControl
 from fitbus.errors import ControlRejectedError, FitbusError, InvalidArgumentError
 from fitbus.events import Codec
 from fitbus.service._answers import body_of, shown
+from fitbus.service._audit import Audit
+from fitbus.service._closing import Closing
 from fitbus.service._factories import Factory
 from fitbus.service._hub import Hub
 from fitbus.service._launches import Launch, Launches
 from fitbus.service._metrics import metrics_of
 from fitbus.service._openapi import description
 from fitbus.service._page import page_routes
-from fitbus.service._rights import Access, Refused, Rights
+from fitbus.service._rights import Access, Guarded, Refused, Rights
 from fitbus.service._streams import EventStream, Wanted, number, to_websocket
 from fitbus.train import Runs
 
 __all__ = ["Service"]
 
 _WAIT_S = 30.0
-_logger = logging.getLogger("fitbus")
+_NOBODY = Guarded("none", "", "")
+_REFUSALS = (401, 403, 421, 429)  # attempts at what isn't allowed
 
 
 @final
@@ -64,6 +67,8 @@ class Service:
         self.codec = codec
         self.launches = launches
         self.max_streams = max_streams
+        self.closing = Closing(runs)
+        self.audit = Audit()
         self.routes = [
             Route("/runs", self._with("read", self.list_runs), methods=["GET"]),
             Route("/runs", self._with("control", self.start), methods=["POST"]),
@@ -74,16 +79,21 @@ class Service:
             Route("/metrics", self._with("read", self.metrics), methods=["GET"]),
             Route("/healthz", self._with(None, self.health), methods=["GET"]),
             Route("/openapi.json", self._with("read", self.openapi), methods=["GET"]),
-            *page_routes(rights, body_of),
+            *page_routes(rights, body_of, self.audit),
         ]
         rights.announce()
 
     def _with(
-        self, needed: Access | None, answer: Callable[[Request, str], Awaitable[Response]]
+        self, needed: Access | None, answer: Callable[[Request, Guarded], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            who = "" if needed is None else (await self.rights.check(request, needed)).who
-            response = await answer(request, who)
+            try:
+                by = _NOBODY if needed is None else await self.rights.check(request, needed)
+                response = await answer(request, by)
+            except Refused as refused:
+                if needed == "control" or refused.status in _REFUSALS:
+                    self.audit.refused(request, refused)
+                raise
             response.headers["X-Content-Type-Options"] = "nosniff"
             return response
 
@@ -91,24 +101,24 @@ class Service:
 
     # Reading.
 
-    async def list_runs(self, _request: Request, _who: str) -> Response:
+    async def list_runs(self, _request: Request, _by: Guarded) -> Response:
         """The runs, the newest first."""
         found = [shown(launch) for launch in self.launches.values()]
         return JSONResponse({"runs": found[::-1], "factories": sorted(self.factories)})
 
-    async def one_run(self, request: Request, _who: str) -> Response:
+    async def one_run(self, request: Request, _by: Guarded) -> Response:
         """One run, with its counters."""
         launch = self._launch(request.path_params["id"])
         self.launches.read_rates(launch)
         return JSONResponse(shown(launch, whole=True))
 
-    async def events(self, request: Request, _who: str) -> Response:
+    async def events(self, request: Request, _by: Guarded) -> Response:
         """A stream of its events."""
         launch = self._launch(request.path_params["id"])
         last = request.headers.get("last-event-id")
         wanted = Wanted.of(request.query_params, last, launch.id)
         hub = await self._hub(launch)
-        return EventStream(launch, hub, wanted, self.codec, self.heartbeat_s)
+        return EventStream(launch, hub, wanted, self.codec, self.heartbeat_s, self.closing)
 
     async def socket(self, socket: WebSocket) -> None:
         """The same over WebSocket."""
@@ -118,28 +128,31 @@ class Service:
             wanted = Wanted.of(socket.query_params, None, launch.id)
             hub = await self._hub(launch)
         except Refused as refused:
+            if refused.status in _REFUSALS:
+                self.audit.refused(socket, refused)
             await socket.accept()
             await socket.close(1008, str(refused)[:120])
             return
         await socket.accept()
-        await to_websocket(socket, launch, hub, wanted, self.codec, self.heartbeat_s)
+        with self.closing.ends(hub.close):
+            await to_websocket(socket, launch, hub, wanted, self.codec, self.heartbeat_s)
 
-    async def metrics(self, _request: Request, _who: str) -> Response:
+    async def metrics(self, _request: Request, _by: Guarded) -> Response:
         """For Prometheus."""
         body, kind = metrics_of(self.launches)
         return Response(body, media_type=kind)
 
-    async def health(self, _request: Request, _who: str) -> Response:
+    async def health(self, _request: Request, _by: Guarded) -> Response:
         """Whether it works."""
         return JSONResponse({"status": "ok" if self.runs.is_open else "closed"})
 
-    async def openapi(self, _request: Request, _who: str) -> Response:
+    async def openapi(self, _request: Request, _by: Guarded) -> Response:
         """What it is, for tools."""
         return JSONResponse(description(self.factories, self.codec))
 
     # Steering.
 
-    async def start(self, request: Request, who: str) -> Response:
+    async def start(self, request: Request, by: Guarded) -> Response:
         """Starts a run of a factory."""
         body = await body_of(request)
         name = body.get("factory")
@@ -157,38 +170,41 @@ class Service:
             launch = self.launches.start(factory, parameters)
         except FitbusError as error:
             raise Refused(503, str(error), {"Retry-After": "10"}) from error
-        _logger.info("run %r of %r was started by %s", launch.id, factory.name, who)
-        return JSONResponse(shown(launch), 201, {"Location": f"{request.url.path}/{launch.id}"})
+        self.audit.done("start", by, run=launch.id, factory=factory.name)
+        return JSONResponse(
+            shown(launch), 201, {"Location": f"{quote(request.scope['path'])}/{launch.id}"}
+        )
 
-    async def control(self, request: Request, who: str) -> Response:
+    async def control(self, request: Request, by: Guarded) -> Response:
         """Sends a control, and answers when it acted."""
         launch = self._launch(request.path_params["id"])
         wait_s = number(request.query_params, "wait_s", 0.0, default=_WAIT_S, most=_WAIT_S)
         control = self._control(await body_of(request))
+        told = {"run": launch.id, "control": type(control).__name__}
         if launch.run is None:
             if isinstance(control, StopTraining) and launch.status in ("queued", "starting"):
-                launch.is_off = True
-                launch.began.set()
+                launch.call_off()
+                self.audit.done("control", by, **told, status="applied", step=0)
                 return JSONResponse({"status": "applied", "step": 0, "epoch": 0, "result": None})
             raise Refused(409, f"the run is {launch.status}; nothing acts on it but a stop")
         try:
-            receipt = launch.run.post(control, f"http {who}")
+            receipt = launch.run.post(control, by.source)
         except InvalidArgumentError as error:
             raise Refused(422, str(error)) from error
+        applied: Applied | None = None
         try:
-            applied = await receipt.wait(wait_s)
+            with self.closing.ends():
+                applied = await receipt.wait(wait_s)
         except TimeoutError:
-            return JSONResponse({"status": "waiting", "id": receipt.id}, 202)
+            pass
         except ControlRejectedError as error:
             raise Refused(409, error.why) from error
-        body = msgspec.json.encode(
-            {
-                "status": "applied",
-                "step": applied.step,
-                "epoch": applied.epoch,
-                "result": applied.result,
-            }
-        )
+        if applied is None:
+            self.audit.done("control", by, **told, status="waiting")
+            return JSONResponse({"status": "waiting", "id": receipt.id}, 202)
+        self.audit.done("control", by, **told, status="applied", step=applied.step)
+        found = {"step": applied.step, "epoch": applied.epoch, "result": applied.result}
+        body = msgspec.json.encode({"status": "applied", **found})
         return Response(body, media_type="application/json")
 
     def _control(self, body: Mapping[str, Any]) -> Control:
@@ -207,7 +223,10 @@ class Service:
             raise Refused(404, f"there is no run {id[:80]!r}") from None
 
     async def _hub(self, launch: Launch) -> Hub:
-        await launch.began.wait()
+        with self.closing.ends():
+            await launch.began.wait()
+        if self.closing.is_set:
+            raise Refused(503, "the server ends; try again later", {"Retry-After": "10"})
         if launch.run is None:
             raise Refused(409, f"the run never began: {launch.error or 'it was called off'}")
         hub = self.launches.hub(launch)

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from fitbus.events import Codec, Lagged
+from fitbus.service._closing import Closing
 from fitbus.service._hub import Frame, Hub, Thinned
 from fitbus.service._past import past_frames
 from fitbus.service._rights import Refused
@@ -100,7 +101,7 @@ async def chunks(
     if first is not None:
         async for frames in _before(launch, after, first, codec):
             yield made(list(lets(frames)))
-    while True:
+    while not hub.is_through(place):
         end, lost = hub.end, hub.lost(place)
         if lets.lets_all and not lost:
             if end > place:
@@ -110,8 +111,6 @@ async def chunks(
             if passed := list(lets(frames)):
                 yield made(passed)
         place = end
-        if hub.ended and hub.end == place:
-            return
         if not await hub.wait(place, heartbeat_s):
             yield b""
 
@@ -168,12 +167,20 @@ class EventStream(StreamingResponse):
         wanted: What the client asked for.
         codec: Encodes what the hub doesn't have.
         heartbeat_s: Seconds after which a comment says that the line is alive.
+        closing: Ends it when the server ends.
     """
 
     def __init__(
-        self, launch: Launch, hub: Hub, wanted: Wanted, codec: Codec, heartbeat_s: float
+        self,
+        launch: Launch,
+        hub: Hub,
+        wanted: Wanted,
+        codec: Codec,
+        heartbeat_s: float,
+        closing: Closing,
     ) -> None:
         self._hub = hub
+        self._closing = closing
         super().__init__(
             self._body(chunks(launch, hub, wanted, "sse", codec, heartbeat_s)),
             media_type="text/event-stream",
@@ -184,7 +191,8 @@ class EventStream(StreamingResponse):
         yield b"retry: 2000\n"  # of the first event
         async for chunk in chunks:
             yield chunk or b":\n"
-        yield b"event: end\ndata: {}\n\n"
+        # Without it the client comes again, and goes on after the last event that it had.
+        yield b"event: end\ndata: {}\n\n" if self._hub.ended else b": the server ends\n\n"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends; lets go of a client that takes nothing for too long."""
@@ -195,7 +203,8 @@ class EventStream(StreamingResponse):
 
         self._hub.clients += 1
         try:
-            await super().__call__(scope, receive, limited)
+            with self._closing.ends(self._hub.close):
+                await super().__call__(scope, receive, limited)
         except* TimeoutError:
             _logger.info("a client took nothing for %g s, and was let go", SEND_TIMEOUT_S)
         finally:
@@ -217,7 +226,10 @@ async def to_websocket(
         async for chunk in chunks(launch, hub, wanted, "lines", codec, heartbeat_s):
             with anyio.fail_after(SEND_TIMEOUT_S):
                 await socket.send_text(chunk.decode())
-        await socket.close(1000, "the run has ended")
+        if hub.ended:
+            await socket.close(1000, "the run has ended")
+        else:
+            await socket.close(1012, "the server ends; come again")
 
     try:
         async with anyio.create_task_group() as tasks:

@@ -33,21 +33,26 @@ class Runs(Mapping[str, Run[History]]):
             await runs.stop(run.id)
 
     Leaving the block stops each run at a step boundary, so that it can go on from its backup
-    (`StopTraining(resumable=True)`), and waits for it; leaving it by an exception or a cancellation
-    cancels them. A run that fails doesn't disturb the others: its error is logged, and kept: `await
-    runs[id].wait()` raises it.
+    (`StopTraining(resumable=True)`), and waits for it; one that hasn't ended after `grace_s` is
+    cancelled. Leaving it by an exception or a cancellation cancels them all. A run that fails
+    doesn't disturb the others: its error is logged, and kept: `await runs[id].wait()` raises it.
 
     Args:
         keep: How many runs that have ended it remembers; when there are more, it forgets those that
             were started first. Each holds its trainer, but not the data.
+        grace_s: Seconds that leaving the block gives runs to stop by themselves.
 
     Raises:
-        InvalidArgumentError: `keep` is no whole number of at least 0.
+        InvalidArgumentError: `keep` is no whole number of at least 0, or `grace_s` no number of at
+            least 0.
     """
 
-    def __init__(self, *, keep: int = 32) -> None:
+    def __init__(self, *, keep: int = 32, grace_s: float = 30.0) -> None:
         positive("keep", keep, zero=True)
+        if isinstance(grace_s, bool) or not isinstance(grace_s, int | float) or not grace_s >= 0:
+            raise InvalidArgumentError("grace_s", grace_s, "give seconds, a number of at least 0")
         self._keep = keep
+        self._grace_s = grace_s
         self._runs: dict[str, Any] = {}  # of `Run[History]`, and what `own` was given
         self._tasks: TaskGroup | None = None
         self._interrupt: BaseException | None = None
@@ -74,6 +79,7 @@ class Runs(Mapping[str, Run[History]]):
             for run in self._runs.values():
                 stop = StopTraining("the service is shutting down", resumable=True)
                 run.post(stop, "Runs")
+            tasks.cancel_scope.deadline = anyio.current_time() + self._grace_s
         await tasks.__aexit__(None, None, None)
         if self._interrupt is not None:
             raise self._interrupt
