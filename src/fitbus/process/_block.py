@@ -195,8 +195,8 @@ class ProcessBlock(Block):
             relay.work()
             spawned.end(_EXIT_S if relay.ended is not None else _FORCE_S)
             error = self._error_of(relay, spawned)
-            if relay.end is None:
-                self._tell_end_of(relay, error)
+            if relay.end is None and error is not None:
+                self._tell_end_of(publisher, relay, error)
         except BaseException as raised:  # noqa: BLE001  # leaves from `wait`
             error = error or raised
             spawned.interrupt()
@@ -222,13 +222,14 @@ class ProcessBlock(Block):
         error.add_note(f"in the child process:\n{ended.error.traceback}")
         return error
 
-    def _tell_end_of(self, relay: Relay, error: BaseException | None) -> None:
+    def _tell_end_of(self, publisher: Publisher, relay: Relay, error: BaseException) -> None:
         """Publishes the end that the child didn't tell of."""
         if isinstance(error, RunCancelledError):
             why = f"killed {self.grace_s:g} s (grace_s) after it was cancelled"
-            relay.publish_end("cancelled", why if self._was_forced else "")
-        elif error is not None:
-            relay.publish_end("failed", f"{type(error).__name__}: {error}")
+            relay.end = TrainEnd(reason="cancelled", detail=why if self._was_forced else "")
+        else:
+            relay.end = TrainEnd(reason="failed", detail=f"{type(error).__name__}: {error}")
+        publisher.barrier(relay.end)
 
     def _read(self, relay: Relay) -> None:
         """Takes in what the child left."""

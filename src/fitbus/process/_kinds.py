@@ -16,10 +16,41 @@ from fitbus.events import (
     is_rare,
 )
 
-__all__ = ["PLAIN", "may_stand", "plain_logs", "tags_of"]
+__all__ = ["PLAIN", "PRECEDING", "may_stand", "plain_logs", "tags_of", "together"]
 
 # Events of every step, which are decoded a good deal faster without the codec.
 PLAIN = frozenset({BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd, PredictBatchBegin})
+
+
+# What comes right before an event of a batch, and is left out where nobody wants it.
+PRECEDING: dict[type[Event], tuple[type[Event], ...]] = {
+    BatchEnd: (BatchBegin,),
+    TestBatchEnd: (TestBatchBegin,),
+}
+_MOST = 64  # events at a time: the event loop gets its turn between two groups
+
+
+def together(events: Sequence[Event], place: int, expected: int) -> int:
+    """How far events reach that were published together: at one time, in places side by side.
+
+    Args:
+        events: Events of batches.
+        place: That of the first one.
+        expected: The `seq` that it has, unless an event before it was left out.
+    """
+    first = events[place]
+    gap = first.seq - expected
+    if gap not in (0, 1) or (gap and type(first) not in PRECEDING):
+        return place
+    seq, end = first.seq, place + 1
+    for event in events[end : place + _MOST]:
+        seq += gap + 1
+        if (event.seq, event.time, event.epoch) != (seq, first.time, first.epoch):
+            break
+        if gap and type(event) is not type(first):
+            break
+        end += 1
+    return end
 
 
 def tags_of(kinds: Sequence[type[Event]]) -> list[str]:

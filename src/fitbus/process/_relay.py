@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, final
 
 from fitbus._history import History
@@ -35,12 +36,13 @@ from fitbus.process._frames import (
     Told,
     Wants,
 )
-from fitbus.process._kinds import PLAIN, may_stand, plain_logs, tags_of
+from fitbus.process._kinds import PLAIN, PRECEDING, may_stand, plain_logs, tags_of, together
 from fitbus.process._spawning import Spawned
 
 __all__ = ["Relay"]
 
 _LOOK_S = 0.005
+_GIVE_WAY_S = 5e-5  # in which the event loop gets the interpreter's lock, if it wants that
 
 
 @final
@@ -129,12 +131,6 @@ class Relay:
             pass
         self._outbox.settle_told(None)
 
-    def publish_end(self, reason: Any, detail: str) -> None:
-        """Tells of the end in the place of a child that didn't."""
-        if self.end is None:
-            self.end = TrainEnd(reason=reason, detail=detail)
-            self._publisher.barrier(self.end)
-
     def pump(self, timeout_s: float = _LOOK_S) -> bool:
         """Takes what else the child tells, which goes past its events. False: nothing came."""
         if self._is_cut:
@@ -181,16 +177,14 @@ class Relay:
         self._outbox.pass_on()
 
     def _fail(self, error: BaseException) -> None:
-        if not self._failed:
-            self._failed = True
-            kind, interrupts = type(error).__name__, not isinstance(error, Exception)
-            self._channel.put(Failed(kind, str(error), interrupts))
+        self._failed = True
+        interrupts = not isinstance(error, Exception)
+        self._channel.put(Failed(type(error).__name__, str(error), interrupts))
 
     def _take_events(self, frame: Any) -> None:
         match frame:
             case Steps(events):
-                for event in events:
-                    self._publish(event)
+                self._publish_steps(events)
             case Events(events):
                 for raw in events:
                     self._publish(self._decoded(raw))
@@ -216,6 +210,27 @@ class Relay:
             self._barrier(event, stands=False)
         else:
             publisher.publish(event, held=True)
+
+    def _publish_steps(self, events: Sequence[Event]) -> None:
+        """Publishes events of batches, together those that the child had published together."""
+        publisher, place = self._publisher, 0
+        while place < len(events):
+            end = place
+            if self._expected is not None:
+                end = together(events, place, self._expected)
+            group = events[place : max(end, place + 1)]
+            place += len(group)
+            if len(group) == 1 or any(publisher.waits(kind) for kind in {type(e) for e in group}):
+                for event in group:
+                    self._publish(event)
+                continue
+            self._between()
+            first = group[0]
+            skipped = PRECEDING[type(first)] if first.seq != self._expected else ()
+            publisher.epoch, self._time = first.epoch, first.time
+            self._expected = group[-1].seq + 1
+            publisher.publish_all(group, [event.step for event in group], skipped)
+            time.sleep(_GIVE_WAY_S)
 
     def _stand(self, event: Event) -> None:
         """Publishes what the child waits for, and lets it go on."""
