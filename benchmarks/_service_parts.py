@@ -152,26 +152,37 @@ class Service:
         """A run; it begins when it may, and its answer comes at its end."""
         import fitbus
 
-        trainer, data, batch = await self._trainer(what["size"])
         times: list[float] = []
+
+        began = asyncio.Event()
 
         @fitbus.handler(fitbus.TrainBegin)
         async def hold(event: Any) -> None:
+            began.set()  # a child process has JAX by now
             await go.wait()
 
         @fitbus.handler(fitbus.EpochBegin, fitbus.EpochEnd)
         def note(event: Any) -> None:
             times.append(time.perf_counter())
 
-        run = self._runs.start(
-            trainer,
-            *data,
-            batch_size=batch,
-            epochs=1,
-            steps_per_epoch=what.get("steps"),
-            callbacks=[hold, note],
-            run_id=what["id"],
-        )
+        run: Any
+        if what["process"]:
+            size, steps, id = what["size"], what["steps"], what["id"]
+            arguments = ("_service_parts:training", size, steps, self._smoke)
+            run = fitbus.ProcessRun(*arguments, callbacks=[hold, note], run_id=id)
+            self._runs.own(run)
+        else:
+            trainer, data, batch = await self._trainer(what["size"])
+            run = self._runs.start(
+                trainer,
+                *data,
+                batch_size=batch,
+                epochs=1,
+                steps_per_epoch=what["steps"],
+                callbacks=[hold, note],
+                run_id=what["id"],
+            )
+        await began.wait()
         answer("there")
         await go.wait()  # what opening the streams takes isn't counted
         begun = time.thread_time()
@@ -180,16 +191,12 @@ class Service:
 
     async def _trainer(self, size: str) -> Any:
         """A trainer, its data and its batch size; one whose step was compiled, unless `deep`."""
-        from _model import SIZES, build
-
         import fitbus
 
+        built, batch = sized(size, self._smoke)
         if size == "deep":
-            built = build(64, 32, 2, layers=2 if self._smoke else 24)
-            return fitbus.Trainer(built.task, built.params), (built.x, built.y), 32
+            return fitbus.Trainer(built.task, built.params), (built.x, built.y), batch
         if size not in self._trainers:
-            width, batch, steps = SIZES[size]
-            built = build(width, batch, 20 if self._smoke else steps)
             trainer = fitbus.Trainer(built.task, built.params)
             await trainer.fit(built.x, built.y, batch_size=batch, epochs=1)
             self._trainers[size] = trainer, (built.x, built.y), batch
@@ -200,6 +207,26 @@ class Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             traceback.print_exception(error)
             os._exit(1)  # whoever leads sees it, and doesn't wait for an answer
+
+
+def sized(size: str, smoke: bool) -> tuple[Any, int]:
+    """What is trained, and its batch size."""
+    from _model import SIZES, build
+
+    if size == "deep":
+        return build(64, 32, 2, layers=2 if smoke else 24), 32
+    width, batch, steps = SIZES[size]
+    return build(width, batch, 20 if smoke else steps), batch
+
+
+def training(size: str, steps: int | None, smoke: bool) -> Any:
+    """The same in a child process."""
+    import fitbus
+
+    built, batch = sized(size, smoke)
+    trainer = fitbus.Trainer(built.task, built.params)
+    options: dict[str, Any] = {"batch_size": batch, "epochs": 1, "steps_per_epoch": steps}
+    return fitbus.train.Training(trainer, built.x, built.y, **options)
 
 
 def listening(port: int, buffer: int | None = None) -> socket.socket:

@@ -10,7 +10,8 @@ training that keeps all cores busy loses to the event loop and to such clients w
 What the event loop's thread takes of a core is printed beside.
 
 *A plain request* is the same `/healthz`, without any stream: while nothing goes on, while a run
-trains in a thread of the service, and while one is traced and compiled there.
+trains in a thread of the service, or in a child process, and while one is traced and compiled
+there. A child has imported JAX by then.
 """
 
 from __future__ import annotations
@@ -44,10 +45,18 @@ class Bench:
     def __init__(self, service: Part, clients: Part, probe: Part) -> None:
         self.service, self.clients, self.probe = service, clients, probe
 
-    def train(self, size: str, steps: int | None, count: int = 0, stuck: int = 0) -> dict[str, Any]:
+    def train(
+        self,
+        size: str,
+        steps: int | None,
+        count: int = 0,
+        stuck: int = 0,
+        *,
+        process: bool = False,
+    ) -> dict[str, Any]:
         """A run, with so many clients; what was measured."""
         id = uuid.uuid4().hex[:12]
-        self.service.ask(do="train", id=id, size=size, steps=steps)
+        self.service.ask(do="train", id=id, size=size, steps=steps, process=process)
         found: dict[str, Any] = {"before": self.service.ask(do="rss")}
         if count:
             self.clients.ask(id=id, count=count, stuck=stuck)  # until they are there
@@ -110,6 +119,8 @@ def requests(bench: Bench, given: Any) -> list[Row]:
     cases: dict[str, Callable[[], list[float]]] = {
         "training in a thread": lambda: bench.train("1 ms", given.steps * 3)["took"],
         "compiling in a thread": lambda: bench.train("deep", None)["took"],
+        "training in a process": lambda: bench.train("1 ms", given.steps * 3, process=True)["took"],
+        "compiling in a process": lambda: bench.train("deep", None, process=True)["took"],
     }
     idle: list[float] = []
     found: dict[str, list[list[float]]] = {name: [] for name in cases}
@@ -120,7 +131,8 @@ def requests(bench: Bench, given: Any) -> list[Row]:
     rows = [Row.of("idle: 99 %", idle, "ms")]
     for name, each in found.items():
         over = [quantile(took, 0.99) - base for took, base in zip(each, idle, strict=True)]
-        rows.append(Row.of(f"{name}: 99 %, over idle", over, "ms", 5.0))
+        budget = 1.0 if name.endswith("process") else 5.0
+        rows.append(Row.of(f"{name}: 99 %, over idle", over, "ms", budget))
         rows.append(Row.of(f"{name}: worst", [max(took) for took in each], "ms"))
     return rows
 
