@@ -26,15 +26,7 @@ from fitbus.client._line import Line, Message
 from fitbus.client._outbox import TOO_LATE, Outbox
 from fitbus.control import Applied, Control, Receipt
 from fitbus.errors import FitbusError, InvalidArgumentError, RunEndedError, ServiceError
-from fitbus.events import (
-    Codec,
-    Event,
-    Lagged,
-    RunPaused,
-    RunResumed,
-    TrainBegin,
-    TrainEnd,
-)
+from fitbus.events import Codec, Event, Lagged, RunPaused, RunResumed, TrainBegin, TrainEnd
 
 __all__ = ["RemoteRun"]
 
