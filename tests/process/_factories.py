@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -55,6 +56,12 @@ def dies(how: str) -> Training:
             time.sleep(1000)
 
     return toy(epochs=10**6, callbacks=[die])
+
+
+def lingers() -> Training:
+    """Leaves a thread behind that never ends."""
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    return toy()
 
 
 def broken() -> Training:

@@ -80,9 +80,47 @@ async def test_a_child_that_dies_is_a_failed_run(how: str, status: int, said: st
     assert end.reason == run.status == run.end_reason == "failed"
     assert end.detail == f"ProcessDiedError: {caught.value}"
     assert all(receipt.outcome is not None for receipt in receipts)
-    assert run.post(Evaluate()).outcome == Rejected("too late: the run has ended")
+    assert run.post(Evaluate()).outcome == Rejected("too late: the child process has gone")
     with pytest.raises(RunEndedError):
         await run.wait_for(BatchEnd)
+    assert is_gone(run)
+
+
+async def test_a_handler_that_waits_for_a_dead_child_is_told_so() -> None:
+    run = fitbus.ProcessRun("tests.process._factories:toy", FOREVER)
+    said: list[str] = []
+
+    async def wait(event: EpochEnd) -> None:
+        if said:
+            return
+        assert run.pid is not None
+        os.kill(run.pid, signal.SIGKILL)
+        for waits in (lambda: run.send(Evaluate()), run.snapshot):
+            with pytest.raises(fitbus.FitbusError) as caught:
+                await waits()
+            said.append(str(caught.value))
+
+    run.add(wait, wait=True)
+    with anyio.fail_after(30), pytest.raises(ProcessDiedError):
+        async with run:
+            await run.wait()
+    assert said == [
+        "Evaluate was rejected: too late: the child process has gone",
+        f"run {run.id!r} ended before it reached another boundary",
+    ]
+
+
+async def test_what_a_child_leaves_running_holds_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread that never ends is ended with it."""
+    monkeypatch.setattr("fitbus.process._block._EXIT_S", 0.1)
+    run = fitbus.ProcessRun("tests.process._factories:lingers")
+    with anyio.fail_after(30):
+        async with run:
+            await run.wait()
+    assert run.status == "completed"
+    assert (await run.snapshot()).step == 2
     assert is_gone(run)
 
 

@@ -91,6 +91,7 @@ class _Child:
         self._channel.put(ended)
         self._events.flush(self._begin.drain_s)
         self._channel.flush(self._begin.grace_s)
+        self._events.shut()  # it is through, however long its own threads keep it
         if stuck:  # a thread that never ends is in the way of a good end
             sys.stdout.flush()
             os._exit(0)

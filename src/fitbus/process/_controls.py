@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator
 from typing import final
 
 import msgspec
@@ -23,6 +23,7 @@ _ELSEWHERE = (
     " returns, so that it runs there"
 )
 _TOO_LATE = "too late: the run has ended"
+_GONE = "too late: the child process has gone"
 
 
 @final
@@ -145,12 +146,25 @@ class Outbox:
         """Whether a sender waits."""
         return bool(self._open)
 
-    def end(self, why: str = _TOO_LATE) -> None:
-        """Refuses what is open, and all that will come."""
+    def lose(self, *, told: bool) -> None:
+        """The child has gone: refuses what it left open, and all that will come.
+
+        Args:
+            told: Whether it told of the run's end.
+        """
+        self.end(_TOO_LATE if told else _GONE, but={settled.key for settled in self._told})
+
+    def end(self, why: str = _TOO_LATE, but: Container[int] = ()) -> None:
+        """Refuses what is open, and all that will come.
+
+        Args:
+            why: Why.
+            but: The keys of those that stay open, since what became of them is known.
+        """
         with self._lock:
             self._ended = True
-            receipts = [*self._open.values(), *self._inbox.close(why)]
-            self._open = {}
+            lost = [key for key in self._open if key not in but]
+            receipts = [*map(self._open.pop, lost), *self._inbox.close(why)]
         for receipt in receipts:
             receipt.settle(Rejected(why))
 

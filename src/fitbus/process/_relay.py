@@ -127,7 +127,7 @@ class Relay:
             self._between()
             if frame is NOTHING:
                 readable([self._events] if self._is_cut else [self._events, self._channel])
-        while self.pump(_LOOK_S) or not self._is_cut:
+        while self.pump(_LOOK_S) or not (self._is_cut or self.ended):
             pass
         self._outbox.settle_told(None)
 
@@ -138,6 +138,8 @@ class Relay:
         match self._channel.receive(timeout_s):
             case None:
                 self._is_cut = True
+                self._asking.end()
+                self._outbox.lose(told=self.ended is not None)
                 return False
             case Settled() as settled:
                 self._outbox.settle_after(settled, None if self._stands else self._expected or 0)
