@@ -198,6 +198,22 @@ async def test_an_interrupt_of_a_handler_here_leaves_as_itself() -> None:
     assert (end.reason, end.detail, run.status) == ("cancelled", "KeyboardInterrupt()", "cancelled")
 
 
+async def test_names_in_logs_that_are_no_texts_fail_the_run() -> None:
+    def add(epoch: int, logs: dict[Any, Any]) -> None:
+        logs[3] = 1.0
+
+    callbacks = [fitbus.callbacks.LambdaCallback(on_epoch_end=add)]
+    run = fitbus.ProcessRun("tests.process._factories:toy", FOREVER, callbacks=callbacks)
+    recorder = EventRecorder()
+    run.add(recorder, TrainEnd)
+    with anyio.fail_after(30), pytest.raises(TypeError, match="a hook put 3 into them"):
+        async with run:
+            await run.wait()
+    (end,) = recorder.of(TrainEnd)
+    assert (end.reason, run.status) == ("failed", "failed")
+    assert is_gone(run)
+
+
 @pytest.mark.parametrize("anyio_backend", LOOPS)
 async def test_cancelling_stops_at_a_boundary() -> None:
     run = fitbus.ProcessRun("tests.process._factories:toy", FOREVER)

@@ -212,6 +212,29 @@ async def test_what_cannot_cross_is_rejected_with_what_to_do() -> None:
     assert [event.source for event in recorder.of(ControlRejected)] == ["me", ""]
 
 
+async def test_what_cannot_be_encoded_is_rejected_before_the_start_too() -> None:
+    run = fitbus.ProcessRun(TOY, FOREVER)
+    recorder = EventRecorder()
+    run.add(recorder, Event, wait=False)
+    receipts = [
+        run.post(StopTraining("\udc80")),
+        run.post(StopTraining(), source="\udc80"),
+        run.post(UpdateState(lambda state: state)),
+    ]
+    async with run:
+        outcomes = [str(receipt.outcome) for receipt in receipts]
+        await run.wait_for(BatchEnd)
+        receipt = run.post(StopTraining("\udc80"))
+        assert "can't be encoded for the child (UnicodeEncodeError" in str(receipt.outcome)
+        await run.send(StopTraining())
+    assert all("can't be encoded for the child (UnicodeEncodeError" in o for o in outcomes[:2])
+    assert "works inside its process only" in outcomes[2]
+    rejected = recorder.of(ControlRejected)
+    assert len(rejected) == 4
+    rare = [event.seq for event in recorder.events if not event.batch_level]
+    assert rare == sorted(set(rare))
+
+
 async def test_events_of_ones_own_cross() -> None:
     run = fitbus.ProcessRun(_factories.draws, user_types=[_factories.Drawn])
     recorder = EventRecorder()

@@ -97,12 +97,14 @@ class ProcessBlock(Block):
                     lambda: Spawned(self._env), f"fitbus {run.id}, start"
                 )
             self._host = await run.bus.hosted().__aenter__()
+            assert self.spawned is not None
+            self._connect(self.publisher, self.spawned)
         except BaseException as error:
             self._end_unstarted(error)
+            if self._host is not None:
+                await self._host.__aexit__(None, None, None)
             raise
         self.life.status = "running"
-        assert self.spawned is not None
-        self._connect(self.publisher, self.spawned)
         self._host.tasks.start_soon(self._drive, name=f"fitbus {run.id}")
 
     def _connect(self, publisher: Publisher, spawned: Spawned) -> None:

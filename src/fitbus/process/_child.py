@@ -184,6 +184,14 @@ class _Child:
     # In the thread that listens to the parent.
 
     def _listen(self) -> None:
+        try:
+            self._hear()
+        except Exception:
+            _logger.exception("what the parent process told can't be read; the run ends")
+        self._events.shut()
+        self._be_alone()
+
+    def _hear(self) -> None:
         while True:
             frame = self._channel.receive()
             if frame is None:
@@ -197,8 +205,6 @@ class _Child:
                     self._early.append(frame)
                 else:
                     self._take(frame)
-        self._events.shut()
-        self._be_alone()
 
     def _take(self, frame: Any) -> None:
         link, loop, run = self._link, self._loop, self._run
@@ -232,7 +238,7 @@ class _Child:
 
     def _be_alone(self) -> None:
         """The parent has gone: ends the run at its next boundary, or soon by force."""
-        with self._lock:
+        with contextlib.suppress(Exception), self._lock:
             if self._link is not None:
                 self._link.leave_alone()
                 stop = StopTraining("the parent process has gone", resumable=True)

@@ -73,6 +73,7 @@ class Outbox:
         """Passes on what came in while they were taken over."""
         if self._inbox:
             self._on_post()
+        self._refuse()
 
     def first(self) -> Controls:
         """Those that wait before the start."""
@@ -202,8 +203,12 @@ class Outbox:
                 why = f"the child doesn't know {type(control).__name__}; give it in `user_types`"
             try:
                 encoded = self.codec.to_msgpack(control)
+                receipt.source.encode()
             except InvalidArgumentError as error:
                 why = f"{error.allowed}; {_ELSEWHERE}"
+            except Exception as error:  # noqa: BLE001  # such as of a number or a text beyond it
+                said = f"{type(error).__name__}: {error}"
+                why = why or f"it can't be encoded for the child ({said}); give plain values"
             if why:
                 self._refused.append((receipt, why))
                 continue

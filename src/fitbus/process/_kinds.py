@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fitbus._message import tag_of
@@ -66,10 +66,18 @@ def may_stand(kind: type[Event]) -> bool:
     return is_rare(kind) or kind in PLAIN
 
 
-def plain_logs(logs: dict[str, Any]) -> dict[str, Any]:
-    """What hooks added to logs, as plain numbers; all else stays here."""
+def plain_logs(logs: Mapping[Any, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """What hooks added to logs or changed in them, as plain numbers; all else stays here.
+
+    Raises:
+        TypeError: A name is no text.
+    """
     found: dict[str, Any] = {}
     for name, value in logs.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the names in logs are texts; a hook put {name!r} into them")
+        if name in before and value is before[name]:
+            continue
         to_list = getattr(value, "tolist", None)
         plain = value if to_list is None else to_list()
         if isinstance(plain, int | float | str | bool):

@@ -111,8 +111,6 @@ class Relay:
         if before != self.wants() and not self._publisher.closed:
             self._channel.put(self._wants)
 
-    # The thread.
-
     def work(self) -> None:
         """Publishes, until the child has gone."""
         self._thread = threading.get_ident()
@@ -157,13 +155,17 @@ class Relay:
 
     def pump_on(self) -> bool:
         """The same for those who wait for an answer. False: there won't be one."""
+        self._pump_standing(waits=True)
+        return not self._is_cut
+
+    def _pump_standing(self, *, waits: bool) -> bool:
         stood, self._stands = self._stands, True
         try:
             self._outbox.settle_told(None)
-            self.pump()
+            waits = waits or self._asking.is_open or self._outbox.is_open
+            return self.pump(_LOOK_S if waits else 0)
         finally:
             self._stands = stood
-        return not self._is_cut
 
     def _between(self) -> None:
         """What a training thread does between two steps."""
@@ -172,10 +174,9 @@ class Relay:
             return
         try:
             self._publisher.boundary()
-        except RunCancelledError:
-            pass
         except BaseException as error:  # noqa: BLE001  # it ends the run, and leaves from `wait`
-            self._fail(error)
+            if not isinstance(error, RunCancelledError):
+                self._fail(error)
         self._outbox.pass_on()
 
     def _fail(self, error: BaseException) -> None:
@@ -241,9 +242,13 @@ class Relay:
         self._look_at(event)
         seq = event.seq
         logs = self._barrier(event, stands=True)
-        before = getattr(event, "logs", {})
-        changed = {n: v for n, v in logs.items() if n not in before or v is not before[n]}
-        self._channel.put(Reply(seq, plain_logs(changed)))
+        changed: dict[str, Any] = {}
+        try:
+            changed = plain_logs(logs, getattr(event, "logs", {}))
+        except TypeError as error:  # as where the logs are recorded
+            self._publisher.failures.add(seq, -1, error, f"TypeError: {error}", fatal=True)
+            self._between()
+        self._channel.put(Reply(seq, changed))
 
     def _barrier(self, event: Event, *, stands: bool) -> dict[str, float]:
         with self._outbox.held(stands=stands):
@@ -253,9 +258,9 @@ class Relay:
         """Gives the next event its place: the child's, and what was published here besides."""
         publisher, seq = self._publisher, event.seq
         with publisher.lock:
-            expected = self._expected
-            if expected is None or seq < expected:
-                publisher.renumber(seq if expected is None else publisher.seq - expected + seq)
+            expected = self._expected or 0
+            if seq < expected or self._expected is None:
+                publisher.renumber(publisher.seq - expected + seq)
             elif seq > expected:
                 first, gap = publisher.seq, seq - expected
                 publisher.tail.skip(first, first + gap - 1, self._unwanted, gap)
@@ -284,19 +289,12 @@ class Relay:
 
     def _on_standstill(self) -> None:
         """Takes the answers for which somebody may wait who is waited for himself."""
-        stood, self._stands = self._stands, True
-        try:
-            self._outbox.settle_told(None)
-            is_awaited = self._asking.is_open or self._outbox.is_open
-            if self.pump(_LOOK_S if is_awaited else 0):
-                self._publisher.ring()  # to look again at once
-        finally:
-            self._stands = stood
+        if self._pump_standing(waits=False):
+            self._publisher.ring()  # to look again at once
 
     def _clock(self) -> float:
         """The time of what the child told; of what is published here besides, the present one."""
-        then = self._time
-        if then is None or threading.get_ident() != self._thread:
+        if self._time is None or threading.get_ident() != self._thread:
             return time.time()
-        self._time = None
+        then, self._time = self._time, None
         return then
