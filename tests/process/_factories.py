@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import fitbus
@@ -58,8 +60,16 @@ def dies(how: str) -> Training:
     return toy(epochs=10**6, callbacks=[die])
 
 
-def lingers() -> Training:
-    """Leaves a thread behind that never ends."""
+def lingers(path: str) -> Training:
+    """Leaves a thread and a process that never end, and a long line that doesn't, either.
+
+    Args:
+        path: Where it says which process.
+    """
+    left = subprocess.Popen(["sleep", "1000"])  # noqa: S607
+    Path(path).write_text(str(left.pid), "utf-8")
+    sys.stderr.write("half\r" + "y" * 200_000)
+    sys.stderr.flush()
     threading.Thread(target=time.sleep, args=(1000,)).start()
     return toy()
 
@@ -67,6 +77,18 @@ def lingers() -> Training:
 def broken() -> Training:
     """Can't be made."""
     raise LookupError("no such data")
+
+
+class Mute(Exception):
+    """An error that fails to say what it is."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
+def mute() -> Training:
+    """Raises one, whose cause has a text that can't be encoded."""
+    raise Mute from ValueError("\udc80")
 
 
 def no_training() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,20 @@ def is_gone(run: fitbus.ProcessRun) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def open_files() -> int:
+    """How many file descriptors this process has."""
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def is_running(path: Path) -> bool:
+    """Whether the process runs whose id is in a file; one that waits to be collected doesn't."""
+    try:
+        stat = Path(f"/proc/{path.read_text('utf-8')}/stat").read_text("utf-8")
+    except OSError:
+        return False
+    return stat.rpartition(") ")[2][0] != "Z"
 
 
 @pytest.mark.parametrize(
@@ -111,14 +126,18 @@ async def test_a_handler_that_waits_for_a_dead_child_is_told_so() -> None:
 
 
 async def test_what_a_child_leaves_running_holds_nobody(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A thread that never ends is ended with it."""
+    """A thread and a process that never end are ended with it; stderr needn't go anywhere."""
     monkeypatch.setattr("fitbus.process._block._EXIT_S", 0.1)
-    run = fitbus.ProcessRun("tests.process._factories:lingers")
+    monkeypatch.setattr(sys, "stderr", None)
+    path = tmp_path / "pid"
+    run = fitbus.ProcessRun("tests.process._factories:lingers", str(path))
     with anyio.fail_after(30):
         async with run:
             await run.wait()
+        while is_running(path):  # noqa: ASYNC110  # it is no child of this process
+            await anyio.sleep(0.01)
     assert run.status == "completed"
     assert (await run.snapshot()).step == 2
     assert is_gone(run)
@@ -131,6 +150,7 @@ async def test_what_a_child_leaves_running_holds_nobody(
         ("broken", "LookupError", "no such data"),
         ("no_training", "fitbus.errors.InvalidArgumentError", "found 3; return a fitbus Training"),
         ("absent", "AttributeError", "'absent'"),
+        ("mute", "tests.process._factories.Mute", r"(its text can't be had: LookupError)"),
     ],
 )
 async def test_what_a_child_raises_is_raised_here(name: str, kind: str, message: str) -> None:
@@ -140,7 +160,7 @@ async def test_what_a_child_raises_is_raised_here(name: str, kind: str, message:
     )
     recorder = EventRecorder()
     run.add(recorder, TrainEnd)
-    with pytest.raises(ChildError, match=f"^{kind}: .*{message}") as caught:
+    with pytest.raises(ChildError, match=f"^{kind}: .*{re.escape(message)}") as caught:
         async with run:
             await run.wait()
     assert caught.value.kind == kind
@@ -198,19 +218,42 @@ async def test_an_interrupt_of_a_handler_here_leaves_as_itself() -> None:
     assert (end.reason, end.detail, run.status) == ("cancelled", "KeyboardInterrupt()", "cancelled")
 
 
-async def test_names_in_logs_that_are_no_texts_fail_the_run() -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "message"),
+    [
+        (3, 1.0, TypeError, "a hook put 3 into them"),
+        ("large", 2**70, OverflowError, "can't serialize ints"),
+    ],
+)
+async def test_logs_that_cannot_cross_fail_the_run(
+    name: Any, value: Any, kind: type[Exception], message: str
+) -> None:
     def add(epoch: int, logs: dict[Any, Any]) -> None:
-        logs[3] = 1.0
+        logs[name] = value
 
+    open_before = open_files()
     callbacks = [fitbus.callbacks.LambdaCallback(on_epoch_end=add)]
     run = fitbus.ProcessRun("tests.process._factories:toy", FOREVER, callbacks=callbacks)
     recorder = EventRecorder()
     run.add(recorder, TrainEnd)
-    with anyio.fail_after(30), pytest.raises(TypeError, match="a hook put 3 into them"):
+    with anyio.fail_after(30), pytest.raises(kind, match=message):
         async with run:
             await run.wait()
     (end,) = recorder.of(TrainEnd)
     assert (end.reason, run.status) == ("failed", "failed")
+    assert is_gone(run)
+    assert open_files() == open_before
+
+
+async def test_a_child_that_cannot_read_what_it_is_told_ends() -> None:
+    run = fitbus.ProcessRun("tests.process._factories:toy", FOREVER, grace_s=1.0)
+    with anyio.fail_after(30):
+        async with run:
+            await run.wait_for(BatchEnd)
+            assert run.block.spawned is not None
+            run.block.spawned.channel.put("no frame")
+            await run.wait()
+    assert run.status == "stopped"
     assert is_gone(run)
 
 

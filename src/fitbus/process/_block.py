@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -20,6 +21,7 @@ from fitbus.events import Codec, TrainEnd
 from fitbus.process._asking import Asking
 from fitbus.process._controls import Outbox
 from fitbus.process._frames import Begin, Cancel
+from fitbus.process._kinds import says
 from fitbus.process._relay import Relay
 from fitbus.process._snapshot import Snapshot, read_and_removed
 from fitbus.process._spawning import Spawned
@@ -201,12 +203,22 @@ class ProcessBlock(Block):
                 self._tell_end_of(publisher, relay, error)
         except BaseException as raised:  # noqa: BLE001  # leaves from `wait`
             error = error or raised
-            spawned.interrupt()
+            with contextlib.suppress(Exception):  # the first error leads
+                self._end_broken(publisher, relay, spawned, error)
         finally:
             self._outbox.end()
             publisher.close()
         self._read(relay)
         return error
+
+    def _end_broken(
+        self, publisher: Publisher, relay: Relay, spawned: Spawned, error: BaseException
+    ) -> None:
+        """Ends what can't be listened to."""
+        spawned.interrupt()
+        spawned.end(_FORCE_S)
+        if relay.end is None:
+            self._tell_end_of(publisher, relay, error)
 
     def _error_of(self, relay: Relay, spawned: Spawned) -> BaseException | None:
         ended = relay.ended
@@ -230,7 +242,7 @@ class ProcessBlock(Block):
             why = f"killed {self.grace_s:g} s (grace_s) after it was cancelled"
             relay.end = TrainEnd(reason="cancelled", detail=why if self._was_forced else "")
         else:
-            relay.end = TrainEnd(reason="failed", detail=f"{type(error).__name__}: {error}")
+            relay.end = TrainEnd(reason="failed", detail=f"{type(error).__name__}: {says(error)}")
         publisher.barrier(relay.end)
 
     def _read(self, relay: Relay) -> None:

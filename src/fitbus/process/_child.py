@@ -38,6 +38,7 @@ from fitbus.process._frames import (
     Told,
     Wants,
 )
+from fitbus.process._kinds import encodable, says
 from fitbus.process._link import Link
 
 __all__ = ["main"]
@@ -168,7 +169,7 @@ class _Child:
             else:
                 value = await self._run.hyperparameters()
         except Exception as raised:  # noqa: BLE001  # who asked gets it
-            error = f"{type(raised).__name__}: {raised}"
+            error = f"{type(raised).__name__}: {says(raised)}"
         self._channel.put(Answer(ask.number, value, error))
 
     async def _write(self, run: Any) -> str:
@@ -282,9 +283,9 @@ def _failed(status: str, error: BaseException) -> Ended:
 def _raised(error: BaseException) -> Raised:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else ""
-    text = "".join(traceback.format_exception(error))
+    text = encodable("".join(traceback.format_exception(error)))
     own = kind.__module__ == _OWN
-    return Raised(name or f"{kind.__module__}.{kind.__qualname__}", str(error), text, own)
+    return Raised(name or f"{kind.__module__}.{kind.__qualname__}", says(error), text, own)
 
 
 def _plain(values: Any) -> Any:

@@ -16,7 +16,16 @@ from fitbus.events import (
     is_rare,
 )
 
-__all__ = ["PLAIN", "PRECEDING", "may_stand", "plain_logs", "tags_of", "together"]
+__all__ = [
+    "PLAIN",
+    "PRECEDING",
+    "encodable",
+    "may_stand",
+    "plain_logs",
+    "says",
+    "tags_of",
+    "together",
+]
 
 # Events of every step, which are decoded a good deal faster without the codec.
 PLAIN = frozenset({BatchBegin, BatchEnd, TestBatchBegin, TestBatchEnd, PredictBatchBegin})
@@ -64,6 +73,20 @@ def may_stand(kind: type[Event]) -> bool:
     For those of other types it doesn't: they are called before its next boundary.
     """
     return is_rare(kind) or kind in PLAIN
+
+
+def says(error: BaseException) -> str:
+    """What an error says, fit to be encoded, even if it fails to say it."""
+    try:
+        text = str(error)
+    except Exception as failed:  # noqa: BLE001  # of a class of the user's
+        text = f"(its text can't be had: {type(failed).__name__})"
+    return encodable(text)
+
+
+def encodable(text: str) -> str:
+    """The text, with escapes for what has no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def plain_logs(logs: Mapping[Any, Any], before: Mapping[str, Any]) -> dict[str, Any]:

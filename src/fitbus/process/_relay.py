@@ -36,7 +36,7 @@ from fitbus.process._frames import (
     Told,
     Wants,
 )
-from fitbus.process._kinds import PLAIN, PRECEDING, may_stand, plain_logs, tags_of, together
+from fitbus.process._kinds import PLAIN, PRECEDING, may_stand, plain_logs, says, tags_of, together
 from fitbus.process._spawning import Spawned
 
 __all__ = ["Relay"]
@@ -182,7 +182,7 @@ class Relay:
     def _fail(self, error: BaseException) -> None:
         self._failed = True
         interrupts = not isinstance(error, Exception)
-        self._channel.put(Failed(type(error).__name__, str(error), interrupts))
+        self._channel.put(Failed(type(error).__name__, says(error), interrupts))
 
     def _take_events(self, frame: Any) -> None:
         match frame:

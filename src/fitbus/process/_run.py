@@ -49,7 +49,8 @@ class ProcessRun(LiveRun[History]):
     belong into the options of the `Training`, and run in the child (here: `ElsewhereError`);
     `snapshot` gives a `Snapshot`, NumPy arrays by path; a receipt's `id` is the run's own number
     once it is settled; waiting handlers of what isn't part of training itself (`ControlApplied`, an
-    event of one's own) don't hold the child.
+    event of one's own) don't hold the child, so that where a control acts that they return may
+    differ from run to run; names that a hook removes from logs stay in them.
 
     What the child writes to stderr appears on this process'; its stdout is this one's.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +24,7 @@ __all__ = ["Spawned"]
 
 _LINES = 20
 _LONG = 500
+_CHUNK = 1 << 13  # bytes of stderr at a time, and of a line that doesn't end
 _TERM_S = 0.5
 _MAIN = (
     "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1));"
@@ -34,7 +37,7 @@ class Spawned:
     """A child process, in a session of its own: what the terminal sends doesn't reach it.
 
     Its stdout is this process'; what it writes to stderr is passed on to this one's, and its last
-    lines are kept.
+    lines are kept. What it started itself ends with it, unless that left its process group.
 
     Args:
         env: Environment variables, beside those of this process.
@@ -113,17 +116,29 @@ class Spawned:
 
     def _watch(self) -> None:
         self._process.wait()
+        with contextlib.suppress(OSError):  # there is seldom anybody left
+            os.killpg(self.pid, signal.SIGKILL)
         # A process of its own may hold the other end, so that it would never be seen closed.
         time.sleep(0.01)
         self.shut()
 
     def _pass_on(self) -> None:
         pipe: Any = self._process.stderr
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = ""
         with pipe:
-            for line in pipe:
-                text = line.decode(errors="replace")
-                self._lines.append(text.rstrip("\n")[:_LONG])
-                sys.stderr.write(text)
+            while data := pipe.read1(_CHUNK):
+                text += decoder.decode(data)
+                end = 1 + max(text.rfind("\n"), text.rfind("\r"))
+                end = end or (len(text) if len(text) > _CHUNK else 0)  # a line without an end
+                self._pass_lines_on(text[:end])
+                text = text[end:]
+        self._pass_lines_on(text)
+
+    def _pass_lines_on(self, text: str) -> None:
+        self._lines.extend(line[:_LONG] for line in text.splitlines() if line)
+        with contextlib.suppress(Exception):  # there may be none, and the child mustn't stand
+            sys.stderr.write(text)
 
 
 def _end_of(status: int) -> str:
