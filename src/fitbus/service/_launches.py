@@ -205,7 +205,7 @@ class Launches(Mapping[str, Launch]):
             self._runs.own(there)
             return there
         made: Training | None = None
-        with launch.turn:
+        with anyio.CancelScope() as launch.turn:  # one is used once
             # One that never ends holds up neither the others nor the end of the process.
             make = functools.partial(factory, launch.parameters)
             made = await run_in_daemon_thread(make, f"fitbus {launch.id}, factory")
