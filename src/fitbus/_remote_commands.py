@@ -10,6 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, final
 
 import anyio
@@ -78,11 +79,8 @@ def watch(arguments: Sequence[str]) -> int:
         if not (isinstance(kind, type) and issubclass(kind, Event)):
             parser.error(f"--types: found {name!r}; give names of events, such as EpochEnd")
         kinds.append(kind)
-    if not given.json:
-        try:
-            import rich  # noqa: F401  # for the table only
-        except ImportError:
-            parser.error("the table needs rich: pip install 'fitbus[demo]'; or give --json")
+    if not given.json and find_spec("rich") is None:
+        parser.error("the table needs rich: pip install 'fitbus[demo]'; or give --json")
     show = _show_lines if given.json else _show_table
     return _run(lambda: _watch(given, kinds, show))
 

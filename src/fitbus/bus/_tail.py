@@ -93,7 +93,7 @@ class Tail:
                 gap.count += count
                 return
         gaps.append(_Gap(first, last, kinds, count))
-        while gaps[0].last_seq < self._start:
+        while gaps and gaps[0].last_seq < self._start:
             gaps.popleft()
         if len(gaps) > self._size:
             self._start = gaps.popleft().last_seq + 1

@@ -11,7 +11,7 @@ from fitbus._checks import check_timeout
 from fitbus.client._line import Line
 from fitbus.client._remote import RemoteRun
 from fitbus.control import Control
-from fitbus.errors import InvalidArgumentError, RunEndedError
+from fitbus.errors import InvalidArgumentError, RunEndedError, ServiceError
 from fitbus.events import Codec, Event
 
 __all__ = ["connect"]
@@ -70,22 +70,27 @@ async def connect(
     async with line.http:
         await line.find()
         found = await line.get(line.run)
-        run = RemoteRun(line, codec, found["id"], retain)
-        run.begin(found["seq"] if after is None else after)
-        run.look(found)
+        try:
+            run = RemoteRun(line, codec, found["id"], retain)
+            run.begin(found["seq"] if after is None else after)
+            run.look(found)
+        except (KeyError, TypeError) as error:
+            raise ServiceError(f"{line.url} is no run of a fitbus service") from error
         raised: BaseException | None = None
         async with run.bus, anyio.create_task_group() as tasks:
             tasks.start_soon(run.follow, query, tasks.cancel_scope)
-            tasks.start_soon(run.outbox.send_all)
-            tasks.start_soon(run.refresh)
+            tasks.start_soon(run.outbox.send_all, tasks)
+            tasks.start_soon(run.refresh, tasks.cancel_scope)
             try:
                 yield run
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException as error:  # noqa: BLE001  # leaves as itself, not in a group
                 raised = error
-            run.end("the client has left")
-            tasks.cancel_scope.cancel()
+            finally:
+                run.end("the client has left")
+                run.outbox.abandon()
+                tasks.cancel_scope.cancel()
     if run.lost is not None and (raised is None or isinstance(raised, RunEndedError)):
         raise run.lost
     if raised is not None:

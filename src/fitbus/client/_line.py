@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple, final
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -14,7 +15,8 @@ from fitbus.errors import InvalidArgumentError, ServiceError
 __all__ = ["Line", "Message", "messages"]
 
 _FIRST_S, _MOST_S = 0.1, 5.0  # from one try to the next
-_AGAIN = {429, 502, 503, 504}
+_WAITING, _TOO_MANY = 202, 429
+_AGAIN = {_TOO_MANY, 502, 503, 504}
 _SILENT_S = 60.0  # a stream of which not even a heartbeat came is cut
 
 
@@ -80,12 +82,16 @@ class Line:
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise _bad(url)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        # Redirects aren't followed: the token is for this host.
+        here = parsed.host in ("localhost", "127.0.0.1", "::1")
+        # Redirects aren't followed: the token is for this host. No proxy leads to this machine.
         origin = parsed.copy_with(path="/", query=None, fragment=None)
-        self.http = httpx.AsyncClient(base_url=origin, headers=headers, timeout=30.0)
-        self.url = str(parsed)
+        self.http = httpx.AsyncClient(
+            base_url=origin, headers=headers, timeout=30.0, trust_env=not here
+        )
+        self.url = str(parsed.copy_with(username=None, password=None, query=None, fragment=None))
         self.run = ""
         self._reconnect_s = reconnect_s
+        self._heard = 0.0
 
     async def find(self) -> None:
         """Finds out which run it is.
@@ -98,10 +104,15 @@ class Line:
         if before.endswith("/runs") and last:
             self.run = path
             return
-        found = await self.get(f"{path}/runs")
-        if not found["runs"]:
+        service = path.removesuffix("/runs")
+        found = await self.get(f"{service}/runs")
+        try:
+            newest = next((run["id"] for run in found["runs"]), None)
+        except (KeyError, TypeError) as error:
+            raise ServiceError(f"{self.url} is no fitbus service") from error
+        if newest is None:
             raise ServiceError(f"{self.url} has no run yet; start one, or give the address of one")
-        self.run = f"{path}/runs/{found['runs'][0]['id']}"
+        self.run = f"{service}/runs/{quote(newest, safe='')}"
 
     async def get(self, path: str) -> Any:
         """What the service says at a path; not tried again."""
@@ -125,53 +136,70 @@ class Line:
         what = str(error) or type(error).__name__
         return ServiceError(f"{self.url} can't be reached: {what}; see that the service runs")
 
-    async def stream(self, query: dict[str, str], last: str) -> AsyncGenerator[Message]:
+    async def stream(
+        self, query: dict[str, str], last: str, again: Callable[[], Awaitable[object]]
+    ) -> AsyncGenerator[Message]:
         """What a stream brings, over as many connections as it takes; ends when the run has.
 
         Args:
             query: What is wanted.
             last: The id after which it begins.
+            again: Called when there is another connection than before.
 
         Raises:
             ServiceError: The service refuses; or can't be reached, or doesn't know the run any
                 more, for so long that it isn't tried again.
         """
-        tries, down_since, ended = 0, anyio.current_time(), False
+        tries, was_there = 0, False
+        self._heard = anyio.current_time()
         while True:
             try:
                 async with self.http.stream(
                     "GET",
                     f"{self.run}/events",
-                    params=query,
-                    headers={"Last-Event-ID": last} if last else {},
+                    params={**query, "last_event_id": last},
                     timeout=httpx.Timeout(30.0, read=_SILENT_S),
                 ) as answer:
                     if answer.status_code != 200:
                         await answer.aread()
                         self.checked(answer)
-                    async for message in messages(answer.aiter_bytes()):
-                        tries, down_since = 0, anyio.current_time()
+                    tries, ended = 0, False
+                    self._heard = anyio.current_time()
+                    if was_there:
+                        await again()
+                    was_there = True
+                    async for message in messages(self._listened(answer.aiter_bytes())):
                         if message.kind == "end":
                             ended = True  # and read on: trio wants generators to be exhausted
                             continue
-                        last = message.id
+                        last = message.id or last
                         yield message
+                if ended:
+                    return
                 error = ServiceError(f"{self.url} cut the stream")
             except httpx.HTTPError as broken:
                 error = self.lost(broken)
             except ServiceError as refused:
                 # A service that was started again may not have the run at once.
-                if refused.status not in _AGAIN and not (refused.status == 404 and last):
+                if refused.status not in _AGAIN and not (refused.status == 404 and was_there):
                     raise
                 error = refused
-            if ended:
-                return
-            if anyio.current_time() - down_since > self._reconnect_s:
-                error.add_note(f"fitbus: it was tried for {self._reconnect_s:g} s (reconnect_s)")
-                raise error
-            pause = min(_MOST_S, _FIRST_S * 2**tries)
-            await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # only spreads clients
+            await self._pause(error, tries)
             tries += 1
+
+    async def _pause(self, error: ServiceError, tries: int) -> None:
+        """Waits until it is tried again; raises if it was for long enough."""
+        if self._is_late(self._heard):
+            error.add_note(f"fitbus: it was tried for {self._reconnect_s:g} s (reconnect_s)")
+            raise error
+        pause = min(_MOST_S, _FIRST_S * 2**tries)
+        await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # only spreads clients
+
+    async def _listened(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Notes when something came, heartbeats included."""
+        async for part in parts:
+            self._heard = anyio.current_time()
+            yield part
 
     async def send(self, body: str) -> httpx.Response:
         """Sends a control once; one that was never taken is tried again.
@@ -182,20 +210,46 @@ class Line:
         began, tries = anyio.current_time(), 0
         while True:
             try:
-                return await self.http.post(
+                answer = await self.http.post(
                     f"{self.run}/controls",
                     params={"wait_s": "0"},
                     content=body,
                     headers={"Content-Type": "application/json"},
                 )
+                if answer.status_code != _TOO_MANY or self._is_late(began):
+                    return answer
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-                if anyio.current_time() - began > self._reconnect_s:
+                if self._is_late(began):
                     raise self.lost(error) from error
             except httpx.HTTPError as error:
                 what = "the connection was lost before the service answered: the control may have"
                 raise ServiceError(f"{what} acted; its events tell ({error!r})") from error
             await anyio.sleep(min(_MOST_S, _FIRST_S * 2**tries))
             tries += 1
+
+    async def outcome(self, ticket: str) -> httpx.Response:
+        """Waits for what became of a control; may be asked again and again.
+
+        Raises:
+            ServiceError: The service can't be reached, for so long that it isn't tried again.
+        """
+        path, began, tries = f"{self.run}/controls/{ticket}", anyio.current_time(), 0
+        while True:
+            try:
+                answer = await self.http.get(path, timeout=httpx.Timeout(30.0, read=_SILENT_S))
+                if answer.status_code == _WAITING:
+                    began, tries = anyio.current_time(), 0
+                    continue
+                if answer.status_code not in _AGAIN or self._is_late(began):
+                    return answer
+            except httpx.HTTPError as error:
+                if self._is_late(began):
+                    raise self.lost(error) from error
+            await anyio.sleep(min(_MOST_S, _FIRST_S * 2**tries))
+            tries += 1
+
+    def _is_late(self, began: float) -> bool:
+        return anyio.current_time() - began > self._reconnect_s
 
 
 def _refusal(answer: httpx.Response) -> ServiceError:

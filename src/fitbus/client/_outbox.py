@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import anyio
-import httpx
+from anyio.abc import TaskGroup
 
 from fitbus._loops import LoopHandle
 from fitbus.client._line import Line
@@ -25,15 +25,14 @@ from fitbus.events import Codec
 __all__ = ["TOO_LATE", "Outbox"]
 
 TOO_LATE = "too late: the run has ended"
-_OUTCOMES = 1024  # whose controls aren't known yet to be ours: others send some, too
 
 
 @final
 class Outbox:
-    """Sends controls one by one, in order; what came of them is told by the run's events.
+    """Sends controls one by one, in order, and then asks what came of each.
 
-    So a control that takes long holds up none that comes after it, and an answer isn't lost with
-    a connection.
+    So a control that takes long holds up none that comes after it, and what came of it isn't lost
+    with a connection.
 
     A run that waits for its turn takes a stop only; others are kept here until it has begun.
 
@@ -49,9 +48,7 @@ class Outbox:
         self._loop = LoopHandle()
         self._posted = anyio.Event()
         self._inbox.on_post = lambda: self._loop.call_soon(self._ring)
-        self._sent: dict[int, Receipt] = {}  # by their numbers in the run
-        self._outcomes: dict[int, Outcome] = {}  # that came before the number did
-        self._closed: str | None = None
+        self._sent: list[Receipt] = []
         self._has_begun = False
         self._early: list[Receipt] = []
 
@@ -71,8 +68,8 @@ class Outbox:
             self._has_begun = True
             self._posted.set()
 
-    async def send_all(self) -> None:
-        """Sends what was posted; for a task of its own."""
+    async def send_all(self, tasks: TaskGroup) -> None:
+        """Sends what was posted; for a task of its own. Others in the same group ask."""
         while True:
             await self._posted.wait()
             self._posted = anyio.Event()
@@ -80,54 +77,44 @@ class Outbox:
             for receipt in tuple(self._early):
                 if self._has_begun or isinstance(receipt.control, StopTraining):
                     self._early.remove(receipt)
-                    await self._send(receipt)
+                    self._sent.append(receipt)
+                    await self._send(receipt, tasks)
 
-    async def _send(self, receipt: Receipt) -> None:
+    async def _send(self, receipt: Receipt, tasks: TaskGroup) -> None:
         try:
             answer = await self._line.send(self._encoded(receipt.control))
-        except ServiceError as error:
-            receipt.settle(Rejected(str(error)))
-        except BaseException:
-            receipt.settle(Rejected("the client left before it was answered; it may have acted"))
-            raise
-        else:
-            self._answered(receipt, answer)
-
-    def settle(self, id: int, outcome: Outcome) -> None:
-        """Takes note of what came of a control, whoever sent it."""
-        receipt = self._sent.pop(id, None)
-        if receipt is not None:
-            receipt.settle(outcome)
-            return
-        self._outcomes[id] = outcome
-        if len(self._outcomes) > _OUTCOMES:
-            del self._outcomes[next(iter(self._outcomes))]
-
-    def close(self, why: str) -> None:
-        """Rejects what is open, and what comes."""
-        self._closed = why
-        for receipt in (*self._early, *self._inbox.close(why), *self._sent.values()):
-            receipt.settle(Rejected(why))
-        self._early.clear()
-        self._sent.clear()
-
-    def _answered(self, receipt: Receipt, answer: httpx.Response) -> None:
-        try:
             found = self._line.checked(answer)
         except ServiceError as error:
-            receipt.settle(Rejected(error.why))
+            self._settle(receipt, Rejected(error.why or str(error)))
             return
         if found["status"] == "applied":
-            receipt.settle(Applied(found["step"], found["epoch"], found["result"]))
-            return
-        id = found["id"]
-        outcome = self._outcomes.pop(id, None)
-        if outcome is None and self._closed is not None:
-            outcome = Rejected(self._closed)
-        if outcome is None:
-            self._sent[id] = receipt
+            self._settle(receipt, Applied(found["step"], found["epoch"], found["result"]))
         else:
-            receipt.settle(outcome)
+            tasks.start_soon(self._ask, receipt, found["ticket"])
+
+    async def _ask(self, receipt: Receipt, ticket: str) -> None:
+        try:
+            found = self._line.checked(await self._line.outcome(ticket))
+        except ServiceError as error:
+            self._settle(receipt, Rejected(error.why or str(error)))
+        else:
+            self._settle(receipt, Applied(found["step"], found["epoch"], found["result"]))
+
+    def _settle(self, receipt: Receipt, outcome: Outcome) -> None:
+        receipt.settle(outcome)
+        if receipt in self._sent:
+            self._sent.remove(receipt)
+
+    def close(self, why: str) -> None:
+        """Rejects what wasn't sent, and what comes."""
+        for receipt in (*self._early, *self._inbox.close(why)):
+            receipt.settle(Rejected(why))
+        self._early.clear()
+
+    def abandon(self) -> None:
+        """Asks no more what came of what was sent."""
+        for receipt in tuple(self._sent):
+            self._settle(receipt, Rejected("the client left before the answer; it may have acted"))
 
     def _encoded(self, control: Control) -> str:
         if isinstance(control, UpdateState):

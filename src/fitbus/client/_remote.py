@@ -24,19 +24,9 @@ from fitbus.bus import (
 )
 from fitbus.client._line import Line, Message
 from fitbus.client._outbox import TOO_LATE, Outbox
-from fitbus.control import Applied, Control, Receipt, Rejected
-from fitbus.errors import InvalidArgumentError, RunEndedError, ServiceError
-from fitbus.events import (
-    Codec,
-    ControlApplied,
-    ControlRejected,
-    Event,
-    Lagged,
-    RunPaused,
-    RunResumed,
-    TrainBegin,
-    TrainEnd,
-)
+from fitbus.control import Applied, Control, Receipt
+from fitbus.errors import FitbusError, InvalidArgumentError, RunEndedError, ServiceError
+from fitbus.events import Codec, Event, Lagged, RunPaused, RunResumed, TrainBegin, TrainEnd
 
 __all__ = ["RemoteRun"]
 
@@ -71,6 +61,7 @@ class RemoteRun(Subscribable):
         self.outbox = Outbox(line, codec)
         self._last = -1
         self._status: RunStatus = "pending"
+        self._start = self._begun_at = ""  # which start of the run it is, and was when it began
         self._status_seq = -1  # of the event that told it
         self._statistics = RunStatistics(0.0, 0, 0, 0.0, 0, 1, 0.0, ())
         self._over = anyio.Event()
@@ -158,6 +149,14 @@ class RemoteRun(Subscribable):
 
     def look(self, found: Mapping[str, Any]) -> None:
         """For `connect`: takes what the service says of the run."""
+        self._start = found["start"]
+        if found["went_on"] is False and self._begun_at not in ("", self._start):
+            self.lost = ServiceError(
+                f"run {self.id!r} was begun anew, not from a backup, and counts its events from 0"
+                " again; connect to it anew"
+            )
+        if found["went_on"] is not None:
+            self._begun_at = self._start
         if not self._over.is_set():
             status = found["status"]
             self._status = "pending" if status in ("queued", "starting") else status
@@ -171,7 +170,7 @@ class RemoteRun(Subscribable):
         counts = {name: found[name] for name in _NUMBERS}
         self._statistics = RunStatistics(**counts, subscriptions=subscriptions)
 
-    async def refresh(self) -> None:
+    async def refresh(self, block: anyio.CancelScope) -> None:
         """For `connect`: looks at the run again and again."""
         while not self._over.is_set():
             await anyio.sleep(_REFRESH_S)
@@ -183,14 +182,20 @@ class RemoteRun(Subscribable):
             if self._status_seq != known:  # an event that came meanwhile knows better
                 found["status"] = self._status
             self.look(found)
+            if self.lost is not None:
+                self.end(str(self.lost))
+                block.cancel()
 
     async def follow(self, query: dict[str, str], block: anyio.CancelScope) -> None:
         """For `connect`: takes in what comes until the run's end; leaves the block without it."""
         last = f"{self.id}:{self._last}"
         try:
-            async with contextlib.aclosing(self._line.stream(query, last)) as messages:
+            stream = self._line.stream(query, last, self._look_again)
+            async with contextlib.aclosing(stream) as messages:
                 async for message in messages:
                     self._take(message)
+                    if self.lost is not None:
+                        raise self.lost
             with contextlib.suppress(ServiceError):  # how it ended, if no event told
                 self.look(await self._line.get(self._line.run))
             self.end()
@@ -204,13 +209,22 @@ class RemoteRun(Subscribable):
             self.end(str(error))
             block.cancel()
 
+    async def _look_again(self) -> None:
+        """Finds out whether it is the run of before, when there is another connection."""
+        with contextlib.suppress(ServiceError):
+            self.look(await self._line.get(self._line.run))
+
     def _take(self, message: Message) -> None:
-        event = self._codec.from_json(message.data)
+        try:
+            event = self._codec.from_json(message.data)
+        except (msgspec.DecodeError, FitbusError) as error:
+            raise ServiceError(f"{self._line.url} sent no event: {error}") from error
         if not isinstance(event, Event):
             return
         if isinstance(event, Lagged):
-            self._tell_loss(event)
-            self._last = max(self._last, event.last_seq)
+            if event.last_seq > self._last:
+                self._tell_loss(event, max(event.first_seq, self._last + 1))
+                self._last = event.last_seq
             return
         if event.seq <= self._last:
             return  # of a run that goes on from its backup: it was told before
@@ -234,10 +248,6 @@ class RemoteRun(Subscribable):
                 self._status = "paused"
             case TrainEnd():
                 self._status = event.reason
-            case ControlApplied():
-                self.outbox.settle(event.id, Applied(event.step, event.epoch, event.result))
-            case ControlRejected():
-                self.outbox.settle(event.id, Rejected(event.why))
             case _:
                 pass
 
@@ -255,8 +265,10 @@ class RemoteRun(Subscribable):
         self._publisher.close(why)
         self.bus.finish_run(self.id)
 
-    def _tell_loss(self, lost: Lagged) -> None:
-        """Tells streams of what the service had no more; they get it in its place."""
+    def _tell_loss(self, event: Lagged, first: int) -> None:
+        """Tells streams of what the service had no more, from a number on, in its place."""
+        count = event.last_seq - first + 1
+        lost = msgspec.structs.replace(event, count=count, first_seq=first)
         with self.bus.lock:
             self._publisher.tail.skip(lost.first_seq, lost.last_seq, (Event,), lost.count)
             for stream in self.bus.subscriptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import anyio
 import msgspec
 
+from fitbus.errors import FitbusError
 from fitbus.events import Codec, Event, Lagged, TrainBegin, TrainEnd
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Frame", "Hub", "Thinned"]
 
+_logger = logging.getLogger("fitbus")
 _PACE_S = 0.02  # how long events gather, and how long it is from one group of clients to the next
 _GROUP = 10  # how many clients are woken together: what else the loop has to do waits for them
 
@@ -61,6 +64,12 @@ class Hub:
         codec: Encodes its events.
         retain: How many events are kept, and
         retain_bytes: how many bytes of them.
+
+    Attributes:
+        clients: How many there are.
+        went_on: Whether the run went on from a backup, and so does its numbering; None before it
+            has begun.
+        ended: Whether no event comes any more.
     """
 
     def __init__(
@@ -82,6 +91,7 @@ class Hub:
         self._waiting: OrderedDict[anyio.Event, None] = OrderedDict()  # of clients; in turn
         self._chunks: dict[Any, bytes] = {}  # made since the last news, by place and form
         self.clients = 0
+        self.went_on: bool | None = None
         self.ended = False
         self.closing = False
 
@@ -113,7 +123,7 @@ class Hub:
                 async with stream:
                     async for event in stream:
                         if not self._is_told_again(event):
-                            self._add(Frame.of(event, self._codec))
+                            self._add(self._frame(event))
                 tasks.cancel_scope.cancel()
             self.ended = True
             while self._waiting:
@@ -123,10 +133,21 @@ class Hub:
             self.ended = True
             self._wake(len(self._waiting))
 
+    def _frame(self, event: Event) -> Frame:
+        """An event as it is sent; one that can't be encoded is told as lost."""
+        try:
+            return Frame.of(event, self._codec)
+        except (TypeError, ValueError, OverflowError, RecursionError, FitbusError):
+            _logger.exception("%s %d can't be sent to clients", type(event).__name__, event.seq)
+            seq = max(0, event.seq)
+            lost = Lagged(run=event.run, subscriber="client", count=1, first_seq=seq, last_seq=seq)
+            return Frame.of(lost, self._codec)
+
     def _is_told_again(self, event: Event) -> bool:
         """Whether it is of a run that goes on, and has the number of another that was before."""
-        if isinstance(event, TrainBegin) and event.seq > 0:
-            return True
+        if isinstance(event, TrainBegin):
+            self.went_on = event.seq > 0
+            return self.went_on
         resumed = self._run.preparation.resumed
         return -1 < event.seq < (0 if resumed is None else resumed.seq or 0)
 
@@ -165,9 +186,11 @@ class Hub:
         self._waiting[turn] = None
         if self.end > place:
             self._news.set()
-        with anyio.move_on_after(timeout):
-            await turn.wait()
-        self._waiting.pop(turn, None)
+        try:
+            with anyio.move_on_after(timeout):
+                await turn.wait()
+        finally:
+            self._waiting.pop(turn, None)
         return turn.is_set()
 
     def _add(self, frame: Frame) -> None:

@@ -13,7 +13,7 @@ from typing import Any, final
 import anyio
 
 from fitbus._loops import run_in_daemon_thread
-from fitbus.control import Control
+from fitbus.control import Control, Receipt
 from fitbus.errors import FitbusError
 from fitbus.events import Codec, Event
 from fitbus.process import ProcessRun
@@ -24,6 +24,7 @@ from fitbus.train import Run, Runs, Training
 __all__ = ["Launch", "Launches"]
 
 _RATES_S = 1.0
+_TICKETS = 256
 _logger = logging.getLogger("fitbus")
 
 
@@ -39,6 +40,7 @@ class Launch:
         run: The run; None while it waits for its turn, and while its trainer is made.
         error: The kind of error for which there won't be one; what it says is in the log.
         created: When it was asked for, in Unix seconds.
+        start: Tells it from a run of the same id that was before, of a service that was restarted.
         rates: The hyperparameters, as read lately, and
         rates_step: the step that they aren't older than; -1 before they were read.
     """
@@ -49,6 +51,8 @@ class Launch:
         self.hub: Hub | None = None
         self.error = ""
         self.created = time.time()
+        self.start = uuid.uuid4().hex[:12]
+        self.tickets: dict[str, Receipt] = {}  # of the latest controls that waited
         self.is_off = False  # called off before it began
         self.is_made = False  # its trainer is being made
         self.began = anyio.Event()  # or never will
@@ -72,6 +76,17 @@ class Launch:
             _logger.debug("the hyperparameters of %r can't be read", self.id, exc_info=True)
         finally:
             self._read_at = time.monotonic()
+
+    def ticket_of(self, receipt: Receipt) -> tuple[str, bool]:
+        """What one asks with for the outcome of a control, and whether it was made now."""
+        for ticket, known in self.tickets.items():
+            if known is receipt:
+                return ticket, False
+        ticket = uuid.uuid4().hex
+        self.tickets[ticket] = receipt
+        if len(self.tickets) > _TICKETS:
+            del self.tickets[next(iter(self.tickets))]
+        return ticket, True
 
     def call_off(self) -> None:
         """Has it never begin, if it hasn't."""

@@ -79,6 +79,10 @@ def description(factories: Mapping[str, Factory], codec: Codec) -> dict[str, Any
                     **_controls(answers("It acted")),
                 },
             },
+            "/runs/{id}/controls/{ticket}": {
+                "parameters": [_path("id"), _path("ticket")],
+                "get": {"parameters": [_WAIT], **_controls(answers("It acted"))},
+            },
             "/metrics": {"get": {**reading, **answers("For Prometheus", **_text("text/plain"))}},
             "/healthz": {
                 "get": {**free, "responses": {"200": {"description": "It works", **_json(_SOME)}}}

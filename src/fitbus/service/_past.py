@@ -28,7 +28,8 @@ async def past_frames(
     path = _path(launch)
     if path is None:
         return
-    events: Iterator[Event] = (event for event in journal.read(path) if after < event.seq < before)
+    of_run = journal.read(path, run=launch.id)
+    events: Iterator[Event] = (event for event in of_run if after < event.seq < before)
 
     def some() -> list[Frame]:
         return [Frame.of(event, codec) for event in islice(events, _AT_ONCE)]

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from fitbus.control import Applied, Control, StopTraining, UnknownControl
+from fitbus.control import Applied, Control, Receipt, StopTraining, UnknownControl
 from fitbus.errors import ControlRejectedError, FitbusError, InvalidArgumentError
 from fitbus.events import Codec
 from fitbus.service._answers import body_of, shown
@@ -78,6 +78,7 @@ class Service:
             Route(
                 "/runs/{id:path}/controls", self._with("control", self.control), methods=["POST"]
             ),
+            Route("/runs/{id:path}/controls/{ticket}", self._with("control", self.outcome)),
             Route("/runs/{id:path}", self._with("read", self.one_run), methods=["GET"]),
             Route("/metrics", self._with("read", self.metrics), methods=["GET"]),
             Route("/healthz", self._with(None, self.health), methods=["GET"]),
@@ -198,6 +199,21 @@ class Service:
             receipt = launch.run.post(control, by.source)
         except InvalidArgumentError as error:
             raise Refused(422, str(error)) from error
+        return await self._outcome(launch, receipt, wait_s, by)
+
+    async def outcome(self, request: Request, by: Guarded) -> Response:
+        """Answers when a control that was sent before acted."""
+        launch = self._launch(request.path_params["id"])
+        wait_s = number(request.query_params, "wait_s", 0.0, default=_WAIT_S, most=_WAIT_S)
+        receipt = launch.tickets.get(request.path_params["ticket"])
+        if receipt is None:
+            raise Refused(404, "no control of this ticket is known; it may have acted all the same")
+        return await self._outcome(launch, receipt, wait_s, by)
+
+    async def _outcome(
+        self, launch: Launch, receipt: Receipt, wait_s: float, by: Guarded
+    ) -> Response:
+        told = {"run": launch.id, "control": type(receipt.control).__name__}
         applied: Applied | None = None
         try:
             with self.closing.ends():
@@ -207,11 +223,14 @@ class Service:
         except ControlRejectedError as error:
             raise Refused(409, error.why) from error
         if applied is None:
-            self.audit.done("control", by, **told, status="waiting")
-            return JSONResponse({"status": "waiting", "id": receipt.id}, 202)
+            ticket, is_new = launch.ticket_of(receipt)
+            if is_new:
+                self.audit.done("control", by, **told, status="waiting")
+            found = {"status": "waiting", "id": receipt.id, "ticket": ticket}
+            return JSONResponse(found, 202)
         self.audit.done("control", by, **told, status="applied", step=applied.step)
-        found = {"step": applied.step, "epoch": applied.epoch, "result": applied.result}
-        body = msgspec.json.encode({"status": "applied", **found})
+        acted = {"step": applied.step, "epoch": applied.epoch, "result": applied.result}
+        body = msgspec.json.encode({"status": "applied", **acted})
         return Response(body, media_type="application/json")
 
     def _control(self, body: Mapping[str, Any]) -> Control:

@@ -148,12 +148,22 @@ class Runs(Mapping[str, Run[History]]):
     def spawn(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> None:
         """Runs an async function beside the runs, until it ends or the block is left.
 
+        What it raises is logged, and ends nothing else.
+
         Raises:
             FitbusError: The block isn't entered.
         """
         if self._tasks is None:
             raise FitbusError("enter it first: `async with fitbus.Runs() as runs:`")
-        self._tasks.start_soon(function, *args)
+        self._tasks.start_soon(self._contained, function, *args)
+
+    async def _contained(
+        self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any
+    ) -> None:
+        try:
+            await function(*args)
+        except Exception:
+            _logger.exception("%s failed beside the runs, which go on", function)
 
     def stop(self, id: str, reason: str = "asked to stop") -> Receipt:
         """Asks a run to stop at a step boundary, after which it still validates.
