@@ -195,7 +195,7 @@ def test_who_takes_slowly_is_kept_and_who_takes_nothing_is_not(
             time.sleep(len(part) / 8e6)  # its pace
         assert len(taken) > size
         assert b"event: end" in taken[-100:]
-    with websockets.sync.client.connect(web(client, id), max_queue=1):
+    with websockets.sync.client.connect(web(client, id), max_queue=1, close_timeout=0.1):
         while not hub.clients:
             pass
         until = time.monotonic() + 5
