@@ -101,6 +101,16 @@ class Launch:
         return -1 if publisher is None else publisher.seq - 1
 
     @property
+    def went_on(self) -> bool | None:
+        """Whether it went on from a backup, and so does its numbering; None before it began."""
+        if self.run is None or self.seq < 0:
+            return None
+        if self.hub is not None and self.hub.went_on is not None:
+            return self.hub.went_on
+        resumed = self.run.preparation.resumed
+        return resumed is not None and resumed.seq is not None
+
+    @property
     def status(self) -> str:
         """Where it stands: `queued`, `starting`, or a run's status."""
         if self.run is not None:
