@@ -52,7 +52,7 @@ BELOW = {
         *("_history", "_lists", "_loops", "_message", "_stand_ins", "bus", "control", "errors"),
         *("events", "train"),
     },
-    "service": {"bus", "control", "errors", "events", "journal", "process", "train"},
+    "service": {"_loops", "bus", "control", "errors", "events", "journal", "process", "train"},
     "testing": {"_columns", "_loops", "bus", "control", "errors", "events", "train"},
     "examples": {
         "bus",

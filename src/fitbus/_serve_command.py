@@ -73,14 +73,21 @@ def _serve(options: argparse.Namespace) -> None:
         if options.control_token is None:
             sys.stdout.write(f"controls need this token, made for this start: {token}\n")
         sys.stdout.flush()
-        _run(app, listener)
+        _run(app, listener, options.forwarded_allow_ips)
 
 
-def _run(app: Starlette, listener: socket.socket) -> None:
+def _run(app: Starlette, listener: socket.socket, proxies: str | None) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=_CUT_S, lifespan="on"
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_CUT_S,
+        lifespan="on",
+        # A client that says itself where it comes from is counted as nobody.
+        proxy_headers=proxies is not None,
+        forwarded_allow_ips=proxies,
     )
     server = uvicorn.Server(config)
 
@@ -150,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000, help="the port; 0: a free one (8000)")
     parser.add_argument(
         "--name", action="append", default=[], help="a name under which it is reached (repeatable)"
+    )
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        metavar="IPS",
+        help="addresses of proxies, by commas, whose X-Forwarded-For and X-Forwarded-Proto are"
+        " believed; without it nobody's are",
     )
     parser.add_argument(
         "--max-running", type=int, default=1, metavar="N", help="how many run at once (1)"

@@ -52,9 +52,11 @@ def bearer(token: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Generator[httpx.Client]:
+def serving(app: Any, send_buffer: int = 0) -> Generator[httpx.Client]:
     """Serves an application on a free loopback port; gives a client that may steer."""
     listener = socket.create_server(("127.0.0.1", 0))
+    if send_buffer:  # that of the system, in bytes, for what a client hasn't taken
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -172,6 +172,23 @@ async def test_who_sends_too_much_has_to_wait(site: Site) -> None:
     assert (await site.ask("GET", "/runs", **bearer(READ))).status_code == 200
 
 
+async def test_a_token_cannot_be_guessed(site: Site) -> None:
+    """By reading, by the session or by a cookie; one that is tried again is no new guess."""
+    tries = [
+        ("/runs", bearer("guess 1")),
+        ("/session", bearer("guess 2")),
+        ("/session", {"Cookie": "fitbus_token=guess_3"}),
+        *(("/runs", bearer(f"guess {number}")) for number in range(4, 11)),
+    ]
+    for path, headers in tries + tries:
+        assert (await site.ask("GET", path, **headers)).status_code in (200, 401)
+    for path in ("/runs", "/session"):
+        for token in ("guess 11", READ, CONTROL):
+            refused = await site.ask("GET", path, **bearer(token))
+            assert (refused.status_code, refused.headers["Retry-After"]) == (429, "2")
+    assert (await site.ask("GET", "/runs")).status_code == 401
+
+
 @pytest.mark.parametrize(
     ("options", "argument"),
     [

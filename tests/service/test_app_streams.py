@@ -109,10 +109,13 @@ def test_a_stream_has_what_was_asked_for(client: httpx.Client, run: str) -> None
     [
         ({"every": "0"}, "every: found '0'; give a whole number from 1 to 1e+09"),
         ({"every": "x"}, "every: found 'x'"),
+        ({"every": "9" * 400}, "every: found '999"),
         ({"every_s": "-1"}, "every_s: found '-1'"),
         ({"every_s": "nan"}, "every_s: found 'nan'"),
         ({"last_event_id": "x"}, "Last-Event-ID: found 'x'; give one that was sent"),
         ({"last_event_id": "x:" + "9" * 40}, "Last-Event-ID: found"),
+        ({"last_event_id": "x:--5"}, "Last-Event-ID: found"),
+        ({"last_event_id": "x:²"}, "Last-Event-ID: found"),
     ],
 )
 def test_bad_queries_are_refused(
@@ -183,16 +186,22 @@ def test_what_is_not_kept_any_more_comes_from_the_journal(
         assert [event["seq"] for event in rest] == list(range(len(whole) - 50, len(whole)))
 
 
-def test_more_streams_than_may_be_are_refused(client: httpx.Client, run: str) -> None:
-    app = service.app(None, {"stepwise": stepwise}, control_token=CONTROL, max_streams=1)
+def test_more_streams_than_may_be_are_refused() -> None:
+    """Of whichever run."""
+    app = service.app(
+        None, {"stepwise": stepwise}, control_token=CONTROL, max_streams=1, max_running=2
+    )
     GOES_ON.clear()
     with serving(app) as small:
-        own = small.post("/runs", json={"factory": "stepwise"}).json()["id"]
+        own, other = (
+            small.post("/runs", json={"factory": "stepwise"}).json()["id"] for _ in range(2)
+        )
         with httpx_sse.connect_sse(small, "GET", f"/runs/{own}/events") as source:
             events = source.iter_sse()
             assert json.loads(next(events).data)["type"] == "TrainBegin"
-            refused = small.get(f"/runs/{own}/events")
-            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+            for run in (own, other):
+                refused = small.get(f"/runs/{run}/events", params={"types": "TrainEnd"})
+                assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
             GOES_ON.set()
             assert [sse.event for sse in events][-1] == "end"
         assert read(small, own)[-1]["type"] == "TrainEnd"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -27,7 +28,7 @@ class Proxy:
     """Hands on what comes between clients and a server, and breaks off when it is told to."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self.port: int = self._listener.getsockname()[1]
@@ -37,7 +38,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._port))
+                far = socket.create_connection(("127.0.0.1", self.target))
                 self._open += [near, far]
                 for pair in ((near, far), (far, near)):
                     threading.Thread(target=self._hand_on, args=pair, daemon=True).start()
@@ -137,3 +138,47 @@ async def test_another_task_that_ends_the_block_ends_all(path: str, proxy: Proxy
                 if isinstance(event, fitbus.EpochEnd):
                     scope.cancel()
     assert scope.cancelled_caught
+
+
+def one_run() -> Any:
+    """An application that trains one long run, always of the same id."""
+    runs = fitbus.Runs()
+    app = service.app(runs, control_token=CONTROL)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncGenerator[None]:
+        async with runs:
+            made = toy(LONG)
+            runs.start(made.trainer, made.x, made.y, run_id="one", **made.options)
+            yield
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+async def test_a_run_that_was_begun_anew_is_not_taken_for_the_one_before() -> None:
+    """Its events have numbers that were there before, and are others."""
+    last = -1
+
+    async def follow(proxy: Proxy, port: int) -> None:
+        nonlocal last
+        url = f"http://127.0.0.1:{proxy.port}/runs/one"
+        async with (
+            client.connect(url, token=CONTROL) as run,
+            run.subscribe(fitbus.Event, overflow="block") as events,
+        ):
+            async for event in events:
+                if isinstance(event, fitbus.EpochEnd) and last < 0:
+                    last = event.seq
+                    proxy.target = port
+                    proxy.cut()
+
+    with serving(one_run()) as first, serving(one_run()) as second:
+        ports = [http.base_url.port or 0 for http in (first, second)]
+        proxy = Proxy(ports[0])
+        try:
+            with anyio.fail_after(30), pytest.raises(ServiceError, match="was begun anew"):
+                await follow(proxy, ports[1])
+        finally:
+            proxy.close()
+    assert last > 0

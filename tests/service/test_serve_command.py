@@ -117,10 +117,11 @@ def test_tokens_come_from_the_environment_and_are_told_nobody(folder: Path) -> N
         url = f"{served.url}/runs"
         assert httpx.get(url, trust_env=False).status_code == 401
         for token in (*tokens.values(), "a wrong one"):
-            headers = {"Authorization": f"Bearer {token}"}
+            headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "203.0.113.9"}
             found = httpx.get(url, headers=headers, trust_env=False)
             assert found.status_code == (401 if "wrong" in token else 200)
         served.end()
         assert '"status": 401' in served.said
+        assert "203.0.113.9" not in served.said  # nobody says where he comes from
         secrets = (*tokens.values(), "wrong one")
         assert not [token for token in secrets if token in served.said]

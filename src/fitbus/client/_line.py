@@ -91,7 +91,6 @@ class Line:
         self.url = str(parsed.copy_with(username=None, password=None, query=None, fragment=None))
         self.run = ""
         self._reconnect_s = reconnect_s
-        self._heard = 0.0
 
     async def find(self) -> None:
         """Finds out which run it is.
@@ -150,8 +149,8 @@ class Line:
             ServiceError: The service refuses; or can't be reached, or doesn't know the run any
                 more, for so long that it isn't tried again.
         """
-        tries, was_there = 0, False
-        self._heard = anyio.current_time()
+        tries, was_there, there = 0, False, False
+        lost_at = anyio.current_time()
         while True:
             try:
                 async with self.http.stream(
@@ -160,15 +159,12 @@ class Line:
                     params={**query, "last_event_id": last},
                     timeout=httpx.Timeout(30.0, read=_SILENT_S),
                 ) as answer:
-                    if answer.status_code != 200:
-                        await answer.aread()
-                        self.checked(answer)
-                    tries, ended = 0, False
-                    self._heard = anyio.current_time()
+                    await self._accepted(answer)
+                    tries, ended, there = 0, False, True
                     if was_there:
                         await again()
                     was_there = True
-                    async for message in messages(self._listened(answer.aiter_bytes())):
+                    async for message in messages(answer.aiter_bytes()):
                         if message.kind == "end":
                             ended = True  # and read on: trio wants generators to be exhausted
                             continue
@@ -184,22 +180,23 @@ class Line:
                 if refused.status not in _AGAIN and not (refused.status == 404 and was_there):
                     raise
                 error = refused
-            await self._pause(error, tries)
+            if there:
+                there, lost_at = False, anyio.current_time()
+            await self._pause(error, tries, lost_at)
             tries += 1
 
-    async def _pause(self, error: ServiceError, tries: int) -> None:
+    async def _accepted(self, answer: httpx.Response) -> None:
+        if answer.status_code != 200:
+            await answer.aread()
+            self.checked(answer)
+
+    async def _pause(self, error: ServiceError, tries: int, lost_at: float) -> None:
         """Waits until it is tried again; raises if it was for long enough."""
-        if self._is_late(self._heard):
+        if self._is_late(lost_at):
             error.add_note(f"fitbus: it was tried for {self._reconnect_s:g} s (reconnect_s)")
             raise error
         pause = min(_MOST_S, _FIRST_S * 2**tries)
         await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # only spreads clients
-
-    async def _listened(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Notes when something came, heartbeats included."""
-        async for part in parts:
-            self._heard = anyio.current_time()
-            yield part
 
     async def send(self, body: str) -> httpx.Response:
         """Sends a control once; one that was never taken is tried again.

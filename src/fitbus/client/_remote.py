@@ -193,9 +193,11 @@ class RemoteRun(Subscribable):
             stream = self._line.stream(query, last, self._look_again)
             async with contextlib.aclosing(stream) as messages:
                 async for message in messages:
-                    self._take(message)
-                    if self.lost is not None:
-                        raise self.lost
+                    if self.lost is None:
+                        self._take(message)
+                    if self.lost is not None:  # leaves at the next wait: generators unwind then
+                        self.end(str(self.lost))
+                        block.cancel()
             with contextlib.suppress(ServiceError):  # how it ended, if no event told
                 self.look(await self._line.get(self._line.run))
             self.end()
@@ -218,7 +220,8 @@ class RemoteRun(Subscribable):
         try:
             event = self._codec.from_json(message.data)
         except (msgspec.DecodeError, FitbusError) as error:
-            raise ServiceError(f"{self._line.url} sent no event: {error}") from error
+            self.lost = ServiceError(f"{self._line.url} sent no event: {error}")
+            return
         if not isinstance(event, Event):
             return
         if isinstance(event, Lagged):

@@ -44,8 +44,7 @@ def shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
             found |= dataclasses.asdict(counters)
             del found["subscriptions"]
             found |= {"hyperparameters": rates, "hyperparameters_step": launch.rates_step}
-            went_on = None if launch.hub is None else launch.hub.went_on
-            found |= {"seq": launch.seq, "start": launch.start, "went_on": went_on}
+            found |= {"seq": launch.seq, "start": launch.start, "went_on": launch.went_on}
             found["subscribers"] = [
                 dataclasses.asdict(each)
                 | {"handler_share": each.handler_share, "held_share": each.held_share}

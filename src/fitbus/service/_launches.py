@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 import anyio
-import anyio.to_thread
 
+from fitbus._loops import run_in_daemon_thread
 from fitbus.control import Control, Receipt
 from fitbus.errors import FitbusError
 from fitbus.events import Codec, Event
 from fitbus.process import ProcessRun
 from fitbus.service._factories import Factory
 from fitbus.service._hub import Hub
-from fitbus.train import Run, Runs
+from fitbus.train import Run, Runs, Training
 
 __all__ = ["Launch", "Launches"]
 
@@ -56,7 +56,7 @@ class Launch:
         self.is_off = False  # called off before it began
         self.is_made = False  # its trainer is being made
         self.began = anyio.Event()  # or never will
-        self.turn = anyio.CancelScope()  # in which it waits for it
+        self.turn = anyio.CancelScope()  # in which it waits for it, and its trainer is made
         self.rates: dict[str, float] = {}
         self.rates_step = -1
         self._read_at = -math.inf
@@ -99,6 +99,16 @@ class Launch:
         """The number of the run's last event; -1 before the first one."""
         publisher = None if self.run is None else self.run.publisher
         return -1 if publisher is None else publisher.seq - 1
+
+    @property
+    def went_on(self) -> bool | None:
+        """Whether it went on from a backup, and so does its numbering; None before it began."""
+        if self.run is None or self.seq < 0:
+            return None
+        if self.hub is not None and self.hub.went_on is not None:
+            return self.hub.went_on
+        resumed = self.run.preparation.resumed
+        return resumed is not None and resumed.seq is not None
 
     @property
     def status(self) -> str:
@@ -148,8 +158,10 @@ class Launches(Mapping[str, Launch]):
         """Puts one in the queue.
 
         Raises:
-            FitbusError: Too many wait.
+            FitbusError: Too many wait, or the runs aren't open.
         """
+        if not self._runs.is_open:
+            raise FitbusError("the service isn't open, or ends; try again later")
         if sum(launch.status == "queued" for launch in self._launches.values()) >= self._waiting:
             raise FitbusError(f"{self._waiting} runs wait already; try again later")
         launch = Launch(uuid.uuid4().hex[:12], factory.name, parameters)
@@ -165,6 +177,12 @@ class Launches(Mapping[str, Launch]):
             launch.hub = Hub(launch.run, self._codec, retain=self._retain)
             self._runs.spawn(launch.hub.pump)
         return launch.hub
+
+    @property
+    def clients(self) -> int:
+        """How many stream."""
+        hubs = (launch.hub for launch in self._launches.values())
+        return sum(hub.clients for hub in hubs if hub is not None)
 
     def read_rates(self, launch: Launch) -> None:
         """Has a run's hyperparameters read, for the next who asks; nobody waits for a boundary."""
@@ -186,7 +204,7 @@ class Launches(Mapping[str, Launch]):
                 await self._run(launch, factory)
             finally:
                 self._limiter.release_on_behalf_of(launch)
-        except Exception as error:  # one that can't start isn't the service's end
+        except (Exception, KeyboardInterrupt, SystemExit) as error:  # isn't the service's end
             launch.error = type(error).__name__
             _logger.exception("run %r of %r couldn't start", launch.id, launch.name)
         finally:
@@ -211,8 +229,12 @@ class Launches(Mapping[str, Launch]):
             there = factory.in_process(launch.parameters, launch.id, self._processes)
             self._runs.own(there)
             return there
-        made = await anyio.to_thread.run_sync(factory, launch.parameters)
-        if launch.is_off or not self._runs.is_open:
+        made: Training | None = None
+        with anyio.CancelScope() as launch.turn:  # one is used once
+            # One that never ends holds up neither the others nor the end of the process.
+            make = functools.partial(factory, launch.parameters)
+            made = await run_in_daemon_thread(make, f"fitbus {launch.id}, factory")
+        if made is None or launch.is_off or not self._runs.is_open:
             return None
         options: Any = {**made.options, "run_id": launch.id}
         return self._runs.start(made.trainer, made.x, made.y, **options)

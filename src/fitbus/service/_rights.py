@@ -107,6 +107,8 @@ class Rights:
         self._origins = frozenset(origins)
         self._buckets = _Buckets(per_s, burst)
         self._sign_ins = _Buckets(_SIGN_INS_PER_S, _SIGN_INS)
+        self._guesses = _Buckets(_SIGN_INS_PER_S, _SIGN_INS)
+        self._wrong: dict[int, None] = {}  # tokens, hashed: one that comes again is no new guess
 
     def announce(self) -> None:
         """Logs a token that was made, once."""
@@ -143,11 +145,24 @@ class Rights:
                 access if access in ("read", "control") else "none", address, str(name)[:80]
             )
         token, is_cookie = _token_of(connection)
-        allowed: Access = "none" if token is None else self.access_of(token)
+        allowed = self._tried(address, token)
         if allowed == "none" and self._read is None and (token is None or is_cookie):
             # A cookie may be left from before, and says nothing against anybody.
             return Guarded("read", address, "anybody")
         return Guarded(allowed, address, f"{allowed} token" if allowed != "none" else "unknown")
+
+    def _tried(self, address: str, token: str | None) -> Access:
+        """What a token lets one do; of those that nobody tried before, few may be wrong."""
+        if token is None or hash(token) in self._wrong:
+            return "none"
+        self._guesses.check(address, takes=False)
+        access = self.access_of(token)
+        if access == "none":
+            self._guesses.check(address)
+            if len(self._wrong) >= _ADDRESSES:
+                del self._wrong[next(iter(self._wrong))]
+            self._wrong[hash(token)] = None
+        return access
 
     @property
     def by_tokens(self) -> bool:
@@ -207,14 +222,14 @@ class _Buckets:
         self._per_s, self._burst = per_s, burst
         self._left: dict[str, tuple[float, float]] = {}
 
-    def check(self, address: str) -> None:
-        """Takes one, or raises `Refused`."""
+    def check(self, address: str, *, takes: bool = True) -> None:
+        """Takes one, or sees that there is one; raises `Refused` if not."""
         now = time.monotonic()
         left, then = self._left.pop(address, (float(self._burst), now))
         left = min(float(self._burst), left + (now - then) * self._per_s)
         if len(self._left) >= _ADDRESSES:
             self._left.pop(next(iter(self._left)))  # the one that sent longest ago
-        self._left[address] = (left - 1 if left >= 1 else left), now
+        self._left[address] = (left - 1 if takes and left >= 1 else left), now
         if left < 1:
             wait = max(1, round((1 - left) / self._per_s))
             raise Refused(

@@ -46,7 +46,7 @@ class Service:
         rights: Who may do what.
         codec: Encodes events, and decodes controls.
         launches: The runs that are shown.
-        max_streams: How many streams of a run may be open.
+        max_streams: How many streams may be open.
         heartbeat_s: Seconds after which one that is silent gets a comment.
     """
 
@@ -72,11 +72,14 @@ class Service:
         self.routes = [
             Route("/runs", self._with("read", self.list_runs), methods=["GET"]),
             Route("/runs", self._with("control", self.start), methods=["POST"]),
-            Route("/runs/{id}", self._with("read", self.one_run), methods=["GET"]),
-            Route("/runs/{id}/events", self._with("read", self.events), methods=["GET"]),
-            WebSocketRoute("/runs/{id}/events", self.socket),
-            Route("/runs/{id}/controls", self._with("control", self.control), methods=["POST"]),
-            Route("/runs/{id}/controls/{ticket}", self._with("control", self.outcome)),
+            # An id may have slashes: servers hand out a path that is decoded.
+            Route("/runs/{id:path}/events", self._with("read", self.events), methods=["GET"]),
+            WebSocketRoute("/runs/{id:path}/events", self.socket),
+            Route(
+                "/runs/{id:path}/controls", self._with("control", self.control), methods=["POST"]
+            ),
+            Route("/runs/{id:path}/controls/{ticket}", self._with("control", self.outcome)),
+            Route("/runs/{id:path}", self._with("read", self.one_run), methods=["GET"]),
             Route("/metrics", self._with("read", self.metrics), methods=["GET"]),
             Route("/healthz", self._with(None, self.health), methods=["GET"]),
             Route("/openapi.json", self._with("read", self.openapi), methods=["GET"]),
@@ -117,6 +120,8 @@ class Service:
         """A stream of its events."""
         launch = self._launch(request.path_params["id"])
         last = request.headers.get("last-event-id")
+        if last is not None:  # sent as the stream told it, in UTF-8
+            last = last.encode("latin-1").decode(errors="replace")
         wanted = Wanted.of(request.query_params, last, launch.id)
         hub = await self._hub(launch)
         return EventStream(launch, hub, wanted, self.codec, self.heartbeat_s, self.closing)
@@ -173,7 +178,9 @@ class Service:
             raise Refused(503, str(error), {"Retry-After": "10"}) from error
         self.audit.done("start", by, run=launch.id, factory=factory.name)
         return JSONResponse(
-            shown(launch), 201, {"Location": f"{quote(request.scope['path'])}/{launch.id}"}
+            shown(launch),
+            201,
+            {"Location": f"{quote(request.scope['path'])}/{quote(launch.id, safe='')}"},
         )
 
     async def control(self, request: Request, by: Guarded) -> Response:
@@ -249,6 +256,6 @@ class Service:
         if launch.run is None:
             raise Refused(409, f"the run never began: {launch.error or 'it was called off'}")
         hub = self.launches.hub(launch)
-        if hub.clients >= self.max_streams:
+        if self.launches.clients >= self.max_streams:
             raise Refused(503, f"{self.max_streams} streams are open", {"Retry-After": "10"})
         return hub

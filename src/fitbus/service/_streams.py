@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import anyio
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["EventStream", "Wanted", "number", "to_websocket"]
 
 SEND_TIMEOUT_S = 30.0
+_CLOSE_S = 2.0
+_PIECE = 64 << 10  # bytes sent at once: a slow client takes so many in time, and others fit it
 _logger = logging.getLogger("fitbus")
 
 
@@ -52,7 +55,7 @@ class Wanted(NamedTuple):
         after: int | None = None
         if last:
             run_id, _, seq = last.rpartition(":")
-            if not seq.lstrip("-").isdigit() or len(seq) > 18:
+            if not re.fullmatch(r"-?[0-9]{1,18}", seq):
                 raise Refused(400, f"Last-Event-ID: found {last[:80]!r}; give one that was sent")
             # Of another run: it was one before, under whose address this one is found now.
             after = int(seq) if run_id == run else None
@@ -79,7 +82,7 @@ def number(
         return least if default is None else default
     try:
         value = float(int(text)) if whole else float(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         value = math.nan
     if not least <= value <= most:
         kind = "a whole number" if whole else "a number"
@@ -190,7 +193,9 @@ class EventStream(StreamingResponse):
     async def _body(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield b"retry: 2000\n"  # of the first event
         async for chunk in chunks:
-            yield chunk or b":\n"
+            yield chunk[:_PIECE] or b":\n"
+            for start in range(_PIECE, len(chunk), _PIECE):
+                yield chunk[start : start + _PIECE]
         # Without it the client comes again, and goes on after the last event that it had.
         yield b"event: end\ndata: {}\n\n" if self._hub.ended else b": the server ends\n\n"
 
@@ -219,32 +224,55 @@ async def to_websocket(
     codec: Codec,
     heartbeat_s: float,
 ) -> None:
-    """The same over an open WebSocket: messages of one event or several, one JSON a line."""
+    """The same over an open WebSocket: messages of one event or several, one JSON a line.
+
+    A message of several has at most 64 KiB. There are no heartbeats: servers send pings.
+    """
     hub.clients += 1
 
     async def send() -> None:
         async for chunk in chunks(launch, hub, wanted, "lines", codec, heartbeat_s):
-            with anyio.fail_after(SEND_TIMEOUT_S):
-                await socket.send_text(chunk.decode())
+            for message in _messages(chunk):
+                with anyio.fail_after(SEND_TIMEOUT_S):
+                    await socket.send_text(message.decode())
         if hub.ended:
-            await socket.close(1000, "the run has ended")
+            await close(1000, "the run has ended")
         else:
-            await socket.close(1012, "the server ends; come again")
+            await close(1012, "the server ends; come again")
+
+    async def close(code: int, why: str) -> None:
+        with anyio.move_on_after(_CLOSE_S):  # of one that takes nothing
+            await socket.close(code, why)
 
     try:
         async with anyio.create_task_group() as tasks:
 
             async def receive() -> None:
-                try:
-                    while True:
-                        await socket.receive_bytes()
-                except (WebSocketDisconnect, KeyError):
-                    tasks.cancel_scope.cancel()
+                while (await socket.receive())["type"] != "websocket.disconnect":
+                    pass  # clients have nothing to say
+                tasks.cancel_scope.cancel()
 
             tasks.start_soon(receive)
             await send()
             tasks.cancel_scope.cancel()
+    except* WebSocketDisconnect:
+        pass
     except* TimeoutError:
-        await socket.close(1008, "nothing was taken for too long")
+        await close(1008, "nothing was taken for too long")
     finally:
         hub.clients -= 1
+
+
+def _messages(chunk: bytes) -> Iterator[bytes]:
+    """Lines, as many at once as a message may have; a longer one goes alone, and an empty none."""
+    start = 0
+    while len(chunk) - start > _PIECE:
+        end = chunk.rfind(b"\n", start, start + _PIECE + 1)
+        if end < 0:
+            end = chunk.find(b"\n", start)
+        if end < 0:
+            break
+        yield chunk[start:end]
+        start = end + 1
+    if chunk:
+        yield chunk[start:]
