@@ -105,6 +105,7 @@ def web(client: httpx.Client, id: str) -> str:
 
 def test_a_factory_that_exits_ends_nothing_else(client: httpx.Client) -> None:
     id = start(client, "quits")
+    client.get(f"/runs/{id}/events")  # until it is over
     assert client.get(f"/runs/{id}/events").status_code == 409
     found = client.get(f"/runs/{id}").json()
     assert (found["status"], found["error"]) == ("failed", "SystemExit")

@@ -150,6 +150,7 @@ def test_runs_queue_and_one_that_waits_can_be_called_off(client: httpx.Client) -
 def test_what_cannot_start_says_so_without_the_houses_secrets(client: httpx.Client) -> None:
     for factory, error in (("broken", "RuntimeError"), ("wrong", "InvalidArgumentError")):
         id = start(client, factory)
+        client.get(f"/runs/{id}/events")  # until it is over
         assert client.get(f"/runs/{id}/events").status_code == 409
         found = client.get(f"/runs/{id}")
         assert (found.json()["status"], found.json()["error"]) == ("failed", error)

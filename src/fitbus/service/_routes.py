@@ -123,8 +123,9 @@ class Service:
         if last is not None:  # sent as the stream told it, in UTF-8
             last = last.encode("latin-1").decode(errors="replace")
         wanted = Wanted.of(request.query_params, last, launch.id)
-        hub = await self._hub(launch)
-        return EventStream(launch, hub, wanted, self.codec, self.heartbeat_s, self.closing)
+        if launch.began.is_set():
+            await self._hub(launch)  # refuses what can't be streamed
+        return EventStream(launch, self._hub, wanted, self.codec, self.heartbeat_s, self.closing)
 
     async def socket(self, socket: WebSocket) -> None:
         """The same over WebSocket."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import anyio
@@ -27,6 +27,9 @@ __all__ = ["EventStream", "Wanted", "number", "to_websocket"]
 SEND_TIMEOUT_S = 30.0
 _CLOSE_S = 2.0
 _PIECE = 64 << 10  # bytes sent at once: a slow client takes so many in time, and others fit it
+_NEVER_BEGAN = 409
+_END = b"event: end\ndata: {}\n\n"
+_AGAIN = b": the server ends\n\n"  # so the client comes again, and goes on after what it had
 _logger = logging.getLogger("fitbus")
 
 
@@ -166,7 +169,7 @@ class EventStream(StreamingResponse):
 
     Args:
         launch: The run.
-        hub: Where they come from.
+        hub: Finds where they come from, when the run has begun.
         wanted: What the client asked for.
         codec: Encodes what the hub doesn't have.
         heartbeat_s: Seconds after which a comment says that the line is alive.
@@ -176,28 +179,44 @@ class EventStream(StreamingResponse):
     def __init__(
         self,
         launch: Launch,
-        hub: Hub,
+        hub: Callable[[Launch], Awaitable[Hub]],
         wanted: Wanted,
         codec: Codec,
         heartbeat_s: float,
         closing: Closing,
     ) -> None:
-        self._hub = hub
+        self._launch = launch
+        self._find = hub
+        self._hub: Hub | None = None
+        self._wanted = wanted
+        self._codec = codec
+        self._heartbeat_s = heartbeat_s
         self._closing = closing
         super().__init__(
-            self._body(chunks(launch, hub, wanted, "sse", codec, heartbeat_s)),
+            self._body(),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 
-    async def _body(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _body(self) -> AsyncIterator[bytes]:
         yield b"retry: 2000\n"  # of the first event
-        async for chunk in chunks:
+        hub: Hub | None = None
+        while hub is None:  # of a run that waits for its turn
+            try:
+                with anyio.move_on_after(self._heartbeat_s):
+                    hub = self._hub = await self._find(self._launch)
+            except Refused as refused:  # it never began, or the server ends
+                yield _END if refused.status == _NEVER_BEGAN else _AGAIN
+                return
+            if hub is None:
+                yield b":\n"
+        hub.clients += 1
+        wanted, codec = self._wanted, self._codec
+        async for chunk in chunks(self._launch, hub, wanted, "sse", codec, self._heartbeat_s):
             yield chunk[:_PIECE] or b":\n"
             for start in range(_PIECE, len(chunk), _PIECE):
                 yield chunk[start : start + _PIECE]
-        # Without it the client comes again, and goes on after the last event that it had.
-        yield b"event: end\ndata: {}\n\n" if self._hub.ended else b": the server ends\n\n"
+        yield _END if hub.ended else _AGAIN
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends; lets go of a client that takes nothing for too long."""
@@ -206,14 +225,18 @@ class EventStream(StreamingResponse):
             with anyio.fail_after(SEND_TIMEOUT_S):
                 await send(message)
 
-        self._hub.clients += 1
+        def close() -> None:
+            if self._hub is not None:  # else it is `hub` that ends
+                self._hub.close()
+
         try:
-            with self._closing.ends(self._hub.close):
+            with self._closing.ends(close):
                 await super().__call__(scope, receive, limited)
         except* TimeoutError:
             _logger.info("a client took nothing for %g s, and was let go", SEND_TIMEOUT_S)
         finally:
-            self._hub.clients -= 1
+            if self._hub is not None:
+                self._hub.clients -= 1
 
 
 async def to_websocket(
