@@ -60,6 +60,7 @@ def _serve(options: argparse.Namespace) -> None:
     app = service.app(
         Runs(grace_s=options.grace_s),
         factories,
+        processes=options.processes,
         read_token=options.read_token,
         control_token=token,
         hosts=hosts,
@@ -166,6 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-running", type=int, default=1, metavar="N", help="how many run at once (1)"
+    )
+    parser.add_argument(
+        "--processes", action="store_true", help="each run trains in a process of its own"
     )
     parser.add_argument(
         "--read-token", default=os.environ.get(_READ), metavar="T", help="needed to read"

@@ -200,15 +200,14 @@ class EventStream(StreamingResponse):
 
     async def _body(self) -> AsyncIterator[bytes]:
         yield b"retry: 2000\n"  # of the first event
-        hub: Hub | None = None
-        while hub is None:  # of a run that waits for its turn
+        while (hub := self._hub) is None:  # of a run that waits for its turn
             try:
                 with anyio.move_on_after(self._heartbeat_s):
-                    hub = self._hub = await self._find(self._launch)
+                    self._hub = await self._find(self._launch)
             except Refused as refused:  # it never began, or the server ends
                 yield _END if refused.status == _NEVER_BEGAN else _AGAIN
                 return
-            if hub is None:
+            if self._hub is None:
                 yield b":\n"
         hub.clients += 1
         wanted, codec = self._wanted, self._codec
