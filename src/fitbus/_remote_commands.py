@@ -47,6 +47,7 @@ __all__ = ["send", "watch"]
 
 _TOKEN = "FITBUS_TOKEN"  # noqa: S105  # the name of a variable of the environment
 _WIDTH, _LINES, _POINTS = 60, 8, 2000
+_FINAL = ("completed", "stopped", "cancelled", "failed")
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 _CONTROLS: dict[str, tuple[str, Callable[..., Control], int, int]] = {
@@ -162,13 +163,23 @@ async def _show_lines(_run: client.RemoteRun, events: Any, kinds: tuple[type[Eve
 
 
 async def _show_table(run: client.RemoteRun, events: Any, _kinds: Any) -> None:
+    from rich.console import Console
     from rich.live import Live
 
     view = View(run)
-    with Live(get_renderable=view.drawn, refresh_per_second=4):
-        async with events:
-            async for event in events:
-                view.take(event)
+    console = Console()
+    live = Live(get_renderable=view.drawn, console=console, refresh_per_second=4)
+    async with events:
+        if console.is_terminal:
+            with live:
+                async for event in events:
+                    view.take(event)
+            return
+        async for event in events:  # a file, or a pipe: line by line, and all at the end
+            for line in view.take(event):
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+        console.print(view.drawn())
 
 
 @final
@@ -186,12 +197,10 @@ class View:
         self._epochs = self._batches = 0
         self._epoch = self._batch = 0
         self._logs: Mapping[str, float] = {}
-        self._began = self._now = 0.0
 
-    def take(self, event: Event) -> None:
-        """Takes an event in."""
-        self._now = event.time or self._now
-        self._began = self._began or self._now
+    def take(self, event: Event) -> list[str]:
+        """Takes an event in; gives what there is to say of it, a line or none."""
+        told: list[str] = []
         match event:
             case TrainBegin():
                 self._epochs, self._batches = event.epochs, event.steps_per_epoch or 0
@@ -202,20 +211,21 @@ class View:
                     self._losses = self._losses[::2]
             case EpochEnd():
                 self._logs = event.logs
-                told = "  ".join(f"{name} {value:.4g}" for name, value in event.logs.items())
-                self._notices.append(f"epoch {event.epoch}: {told}")
+                logs = "  ".join(f"{name} {value:.4g}" for name, value in event.logs.items())
+                told.append(f"epoch {event.epoch}: {logs}")
             case ControlApplied():
-                self._notices.append(f"step {event.step}: {event.control} from {event.source}")
+                told.append(f"step {event.step}: {event.control} from {event.source}")
             case ControlRejected():
-                self._notices.append(
-                    f"step {event.step}: {event.control} was rejected: {event.why}"
-                )
+                said = f"{event.control} was rejected: {event.why}"
+                told.append(f"step {event.step}: {said}")
             case TrainEnd():
-                self._notices.append(f"{event.reason} {event.detail}".strip())
+                told.append(f"{event.reason} {event.detail}".strip())
             case Lagged():
-                self._notices.append(f"{event.count} events are missing here")
+                told.append(f"{event.count} events are missing here")
             case _:
                 pass
+        self._notices += told
+        return told
 
     def drawn(self) -> Any:
         """What is shown now."""
@@ -224,7 +234,10 @@ class View:
         from rich.text import Text
 
         found = self._run.statistics()
-        rows = [("run", f"{self._run.id}, {self._run.status}")]
+        lost = "" if getattr(self._run, "is_connected", True) else ", not connected: trying again"
+        if self._run.status in _FINAL:
+            lost = ""
+        rows = [("run", f"{self._run.id}, {self._run.status}{lost}")]
         rows.append(("epoch", f"{self._epoch}{f' of {self._epochs}' if self._epochs else ''}"))
         of = f" of {self._batches}" if self._batches else ""
         rows.append(("step", f"{found.step}, batch {self._batch}{of} of the epoch"))

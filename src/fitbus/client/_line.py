@@ -72,6 +72,7 @@ class Line:
     Attributes:
         http: Makes requests.
         run: The path of the run; known after `find`.
+        is_there: Whether the stream is open.
     """
 
     def __init__(self, url: str, token: str | None, reconnect_s: float) -> None:
@@ -90,6 +91,7 @@ class Line:
         )
         self.url = str(parsed.copy_with(username=None, password=None, query=None, fragment=None))
         self.run = ""
+        self.is_there = False
         self._reconnect_s = reconnect_s
 
     async def find(self) -> None:
@@ -98,7 +100,7 @@ class Line:
         Raises:
             ServiceError: The service can't be reached, refuses, or has no run.
         """
-        path = httpx.URL(self.url).path.rstrip("/")
+        path = httpx.URL(self.url).raw_path.decode().rstrip("/")
         before, _, last = path.rpartition("/")
         if before.endswith("/runs") and last:
             self.run = path
@@ -149,7 +151,7 @@ class Line:
             ServiceError: The service refuses; or can't be reached, or doesn't know the run any
                 more, for so long that it isn't tried again.
         """
-        tries, was_there, there = 0, False, False
+        tries, was_there = 0, False
         lost_at = anyio.current_time()
         while True:
             try:
@@ -160,7 +162,7 @@ class Line:
                     timeout=httpx.Timeout(30.0, read=_SILENT_S),
                 ) as answer:
                     await self._accepted(answer)
-                    tries, ended, there = 0, False, True
+                    tries, ended, self.is_there = 0, False, True
                     if was_there:
                         await again()
                     was_there = True
@@ -180,8 +182,8 @@ class Line:
                 if refused.status not in _AGAIN and not (refused.status == 404 and was_there):
                     raise
                 error = refused
-            if there:
-                there, lost_at = False, anyio.current_time()
+            if self.is_there:
+                self.is_there, lost_at = False, anyio.current_time()
             await self._pause(error, tries, lost_at)
             tries += 1
 

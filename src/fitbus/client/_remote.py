@@ -74,6 +74,11 @@ class RemoteRun(Subscribable):
         """Where it stands, as its events and a look at it each second tell."""
         return self._status
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its events come; if not, the connection is tried again."""
+        return self._line.is_there
+
     def statistics(self) -> RunStatistics:
         """Its counters, about a second old; `step` is that of the last event, if that is newer."""
         step = max(self._statistics.step, self._publisher.step)

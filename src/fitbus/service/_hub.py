@@ -237,8 +237,8 @@ class Thinned:
         types: The names of types, those that extend them included; empty for all.
         every: Each n-th of these.
         every_s: At most one of each type in so many seconds of the run, whether they are told as
-            they happen or later; 0 for any. The ends of epochs and of the run, and what became of
-            controls, always pass.
+            they happen or later; 0 for any. The begin and the end of the run, the ends of epochs,
+            pauses, and what became of controls, always pass.
     """
 
     def __init__(self, types: frozenset[str], every: int, every_s: float) -> None:
@@ -280,4 +280,7 @@ class Thinned:
             yield frame
 
 
-_ALWAYS = {"EpochEnd", "TrainEnd", "ControlApplied", "ControlRejected"}
+_ALWAYS = {
+    *("TrainBegin", "EpochEnd", "TrainEnd", "RunPaused", "RunResumed"),
+    *("ControlApplied", "ControlRejected"),
+}
