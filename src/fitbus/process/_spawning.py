@@ -111,7 +111,7 @@ class Spawned:
     def died(self) -> ProcessDiedError:
         """Says how it ended, when it has."""
         status, lines = self._process.wait(), tuple(self._lines)
-        said = "; its last lines:\n" + "\n".join(lines) if lines else ""
+        said = "\nits last lines:\n" + "\n".join(lines) if lines else ""
         return ProcessDiedError(f"{_end_of(status)}{said}", self.pid, status, lines)
 
     def _watch(self) -> None:
