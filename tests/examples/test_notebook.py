@@ -105,7 +105,7 @@ def test_the_example_runs_from_top_to_bottom(kernel: Kernel) -> None:
         assert "pending" in found[0]
         assert f"&nbsp;{end}" in found[-1]
         assert "<svg" in found[-1]
-        assert 3 <= len(found) < 20
+        assert 2 <= len(found) < 20  # a fast run may be over before it is renewed
         assert max(map(len, found)) < 20_000
     assert "the learning rate is 0.001 from step" in done["control"].printed
     assert done["stop"].printed.startswith("stopped at step ")

@@ -60,10 +60,11 @@ class Hooks(Callback):
 @pytest.mark.slow  # a few pairs, so that a busy machine can't decide
 async def test_a_callback_is_measured_as_costing_what_it_costs() -> None:
     """A handler that holds training for 300 µs a step, against one that does nothing."""
-    found = await quick([spin], step_s=0.001, pairs=3, train_s=0.05)
+    found = await quick([spin], step_s=0.001, pairs=5, train_s=0.05)
     idle = await quick([nothing], step_s=0.001, pairs=3, train_s=0.05)
     (step,), (idle_step,) = found.steps, idle.steps
-    assert 200e-6 < step.added_s.median < 3e-3
+    # Other work on the machine slows the training without it, too, by up to a handler's time.
+    assert 100e-6 < step.added_s.median < 3e-3
     assert step.ratio.median > 1.05
     assert idle_step.added_s.low < step.added_s.high
     (entry,) = step.subscribers
