@@ -20,6 +20,7 @@ from typing import Any, Self
 
 __all__ = ["Part"]
 
+FRAMING = re.compile(rb"\r\n[0-9a-f]+\r\n")  # of a chunked answer, wherever it was cut
 IDS = re.compile(rb"id: [^:\n]+:(\d+)\n")
 PROBE_S = 0.01
 # Where stuck clients connect. The system would take in megabytes for each, which is all of a run.
@@ -260,7 +261,7 @@ class Client:
 
     def take(self, data: bytes) -> None:
         """Counts what came."""
-        data = self._rest + data
+        data = FRAMING.sub(b"", self._rest + data)
         end = data.rfind(b"\n\n") + 2
         if end < 2:
             self._rest = data
