@@ -276,7 +276,6 @@ async def test_after_its_end_it_is_too_late(trainer: fitbus.Trainer) -> None:
         await run.send(SetLearningRate(0.1))
 
 
-@pytest.mark.anywhere
 async def test_what_still_waits_when_the_run_ends_is_told_so(trainer: fitbus.Trainer) -> None:
     """A control that a handler sends after the last boundary, when `TrainEnd` is out."""
     receipts: list[Any] = []

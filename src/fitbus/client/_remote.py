@@ -290,12 +290,7 @@ class RemoteRun(Subscribable):
 
 
 _NUMBERS = (
-    "seconds",
-    "step",
-    "examples",
-    "input_s",
-    "steps_in_flight",
-    "steps_per_execution",
+    *("seconds", "step", "examples", "input_s", "steps_in_flight", "steps_per_execution"),
     "step_s",
 )
 _COUNTS = tuple(field.name for field in dataclasses.fields(SubscriptionStatistics))
