@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fitbus.bus._handle import RunStatus
     from fitbus.bus._life import Block
     from fitbus.bus._publisher import Publisher
-    from fitbus.bus._statistics import DeliveryReport
+    from fitbus.bus._statistics import DeliveryReport, SubscriptionStatistics
 
 __all__ = ["LiveRun"]
 
@@ -129,6 +129,16 @@ class LiveRun(Subscribable, Generic[ResultT]):
             )
         check_timeout(timeout)
         return await self.post(control, source).wait(timeout)
+
+    def subscribers(self) -> tuple[SubscriptionStatistics, ...]:
+        """The counters of its subscribers, those of the whole bus among them. Any thread."""
+        publisher = self.publisher
+        with self.bus.lock:
+            found = [s for s in self.bus.subscriptions if s.run in (None, self.id)]
+            return tuple(
+                s.statistics() if publisher is None else publisher.ledger.statistics(s)
+                for s in found
+            )
 
     def publish(self, event: Event) -> None:
         """Publishes an event of your own in this run. Any thread; never blocks.

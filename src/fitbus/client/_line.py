@@ -197,8 +197,7 @@ class Line:
         if self._is_late(lost_at):
             error.add_note(f"fitbus: it was tried for {self._reconnect_s:g} s (reconnect_s)")
             raise error
-        pause = min(_MOST_S, _FIRST_S * 2**tries)
-        await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # only spreads clients
+        await _back_off(tries)
 
     async def send(self, body: str) -> httpx.Response:
         """Sends a control once; one that was never taken is tried again.
@@ -223,7 +222,7 @@ class Line:
             except httpx.HTTPError as error:
                 what = "the connection was lost before the service answered: the control may have"
                 raise ServiceError(f"{what} acted; its events tell ({error!r})") from error
-            await anyio.sleep(min(_MOST_S, _FIRST_S * 2**tries))
+            await _back_off(tries)
             tries += 1
 
     async def outcome(self, ticket: str) -> httpx.Response:
@@ -244,11 +243,16 @@ class Line:
             except httpx.HTTPError as error:
                 if self._is_late(began):
                     raise self.lost(error) from error
-            await anyio.sleep(min(_MOST_S, _FIRST_S * 2**tries))
+            await _back_off(tries)
             tries += 1
 
     def _is_late(self, began: float) -> bool:
         return anyio.current_time() - began > self._reconnect_s
+
+
+async def _back_off(tries: int) -> None:
+    pause = min(_MOST_S, _FIRST_S * 2**tries)
+    await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # only spreads clients
 
 
 def _refusal(answer: httpx.Response) -> ServiceError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, final
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,6 +22,9 @@ from fitbus.control import (
 )
 from fitbus.errors import InvalidArgumentError, ServiceError
 from fitbus.events import Codec
+
+if TYPE_CHECKING:
+    from httpx import Response
 
 __all__ = ["TOO_LATE", "Outbox"]
 
@@ -81,24 +85,25 @@ class Outbox:
                     await self._send(receipt, tasks)
 
     async def _send(self, receipt: Receipt, tasks: TaskGroup) -> None:
-        try:
-            answer = await self._line.send(self._encoded(receipt.control))
-            found = self._line.checked(answer)
-        except ServiceError as error:
-            self._settle(receipt, Rejected(error.why or str(error)))
-            return
-        if found["status"] == "applied":
-            self._settle(receipt, Applied(found["step"], found["epoch"], found["result"]))
-        else:
-            tasks.start_soon(self._ask, receipt, found["ticket"])
+        ticket = await self._answered(receipt, self._line.send(self._encoded(receipt.control)))
+        if ticket is not None:
+            tasks.start_soon(self._ask, receipt, ticket)
 
     async def _ask(self, receipt: Receipt, ticket: str) -> None:
+        await self._answered(receipt, self._line.outcome(ticket))
+
+    async def _answered(self, receipt: Receipt, answer: Awaitable[Response]) -> str | None:
+        """Settles a receipt as is answered; or gives the ticket to ask with later."""
         try:
-            found = self._line.checked(await self._line.outcome(ticket))
+            found = self._line.checked(await answer)
         except ServiceError as error:
             self._settle(receipt, Rejected(error.why or str(error)))
-        else:
-            self._settle(receipt, Applied(found["step"], found["epoch"], found["result"]))
+            return None
+        if found["status"] != "applied":
+            ticket: str = found["ticket"]
+            return ticket
+        self._settle(receipt, Applied(found["step"], found["epoch"], found["result"]))
+        return None
 
     def _settle(self, receipt: Receipt, outcome: Outcome) -> None:
         receipt.settle(outcome)

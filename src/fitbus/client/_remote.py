@@ -61,7 +61,7 @@ class RemoteRun(Subscribable):
         self.outbox = Outbox(line, codec)
         self._last = -1
         self._status: RunStatus = "pending"
-        self._start = self._begun_at = ""  # which start of the run it is, and was when it began
+        self._begun_at = ""  # which start of the run it was that began
         self._status_seq = -1  # of the event that told it
         self._statistics = RunStatistics(0.0, 0, 0, 0.0, 0, 1, 0.0, ())
         self._over = anyio.Event()
@@ -154,14 +154,13 @@ class RemoteRun(Subscribable):
 
     def look(self, found: Mapping[str, Any]) -> None:
         """For `connect`: takes what the service says of the run."""
-        self._start = found["start"]
-        if found["went_on"] is False and self._begun_at not in ("", self._start):
+        if found["went_on"] is False and self._begun_at not in ("", found["start"]):
             self.lost = ServiceError(
                 f"run {self.id!r} was begun anew, not from a backup, and counts its events from 0"
                 " again; connect to it anew"
             )
         if found["went_on"] is not None:
-            self._begun_at = self._start
+            self._begun_at = found["start"]
         if not self._over.is_set():
             status = found["status"]
             self._status = "pending" if status in ("queued", "starting") else status

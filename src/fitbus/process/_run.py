@@ -159,13 +159,7 @@ class ProcessRun(LiveRun[History]):
 
         `subscriptions` are those here, at this moment. Any thread; never waits.
         """
-        relay, publisher, bus = self._block.relay, self.publisher, self.bus
-        with bus.lock:
-            found = [s for s in bus.subscriptions if s.run in (None, self.id)]
-            read = tuple(
-                s.statistics() if publisher is None else publisher.ledger.statistics(s)
-                for s in found
-            )
+        relay, read = self._block.relay, self.subscribers()
         told = None if relay is None else relay.told
         if told is None:
             return RunStatistics(0.0, 0, 0, 0.0, 1, 1, 0.0, read)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -41,13 +40,12 @@ def shown(launch: Launch, *, whole: bool = False) -> dict[str, Any]:
         found |= {"step": counters.step, "seconds": counters.seconds, **_ends(run)}
         if whole:
             rates = {name: rate for name, rate in launch.rates.items() if math.isfinite(rate)}
-            found |= dataclasses.asdict(counters)
+            found |= vars(counters)
             del found["subscriptions"]
             found |= {"hyperparameters": rates, "hyperparameters_step": launch.rates_step}
             found |= {"seq": launch.seq, "start": launch.start, "went_on": launch.went_on}
             found["subscribers"] = [
-                dataclasses.asdict(each)
-                | {"handler_share": each.handler_share, "held_share": each.held_share}
+                vars(each) | {"handler_share": each.handler_share, "held_share": each.held_share}
                 for each in counters.subscriptions
             ]
     elif whole:

@@ -72,7 +72,7 @@ class Driver(Block):
 
     def statistics(self) -> RunStatistics:
         """The run's counters."""
-        return statistics_of(self._run.bus, self._run.id, self._trainer.flight, self.engine)
+        return statistics_of(self._run.subscribers(), self._trainer.flight, self.engine)
 
     @property
     def params(self) -> dict[str, Any]:

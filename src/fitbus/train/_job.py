@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fitbus.bus import Bus, RunStatistics
+from fitbus.bus import RunStatistics, SubscriptionStatistics
 from fitbus.train._engine import Engine
 from fitbus.train._feed import Feed
 from fitbus.train._flight import Flight
@@ -35,14 +35,10 @@ class Job(Protocol):
         ...
 
 
-def statistics_of(bus: Bus, run: str, flight: Flight, engine: Engine | None) -> RunStatistics:
-    """Reads a run's counters; without an engine, of one that hasn't begun."""
-    with bus.lock:
-        found = [s for s in bus.subscriptions if s.run in (None, run)]
-        read = [
-            s.statistics() if engine is None else engine.publisher.ledger.statistics(s)
-            for s in found
-        ]
+def statistics_of(
+    subscribers: tuple[SubscriptionStatistics, ...], flight: Flight, engine: Engine | None
+) -> RunStatistics:
+    """A run's counters, with those of its subscribers; without an engine, before it has begun."""
     fused = 1 if engine is None else engine.fused
     return RunStatistics(
         seconds=0.0 if engine is None else engine.publisher.ledger.seconds,
@@ -52,5 +48,5 @@ def statistics_of(bus: Bus, run: str, flight: Flight, engine: Engine | None) -> 
         steps_in_flight=flight.executions(fused) * fused,
         steps_per_execution=fused,
         step_s=flight.step_s,
-        subscriptions=tuple(read),
+        subscriptions=subscribers,
     )
