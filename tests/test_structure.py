@@ -34,7 +34,7 @@ BELOW = {
     "control": {"_checks", "_loops", "_message", "errors"},
     "events": {"_checks", "_message", "control", "errors"},
     "journal": {"_files", "control", "errors", "events"},
-    "_stand_ins": {"control"},
+    "_stand_ins": {"control", "errors"},
     "bus": {"_checks", "_costs", "_loops", "control", "errors", "events"},
     "callbacks": {"_files", "_html", "bus", "control", "errors", "events"},
     "lazy callbacks": {

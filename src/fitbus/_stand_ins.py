@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 from fitbus.control import Control, Receipt, SetLearningRate, StopTraining
+from fitbus.errors import InvalidArgumentError
 
-__all__ = ["Absent", "Model", "Optimizer", "Preparation", "Steered"]
+__all__ = ["Absent", "Model", "Optimizer", "Preparation", "Steered", "attach"]
 
 
 class Absent:
@@ -24,6 +25,27 @@ class Absent:
     def __getattr__(self, name: str) -> Any:
         """Called for what isn't there."""
         raise type(self).error(f"{self.what}.{name}")
+
+
+def attach(run: Any, argument: str, callback: Any) -> None:
+    """Attaches a callback, or a handler; refuses one that goes on from a backup.
+
+    Args:
+        run: The run, whose `preparation` is a stand-in.
+        argument: The argument in which it came.
+        callback: The callback.
+    """
+    own = getattr(callback, "attach", None)
+    if isinstance(callback, type) or (own is None and not callable(callback)):
+        raise InvalidArgumentError(
+            argument, callback, "give Callback objects, handlers, or lists of them"
+        )
+    if own is None:
+        run.add(callback)
+        return
+    own(run)
+    if run.preparation.restorers:
+        raise run.preparation.error(f"what {type(callback).__name__} goes on from")
 
 
 class Preparation(Absent):

@@ -14,9 +14,10 @@ from fitbus._lists import flattened
 from fitbus._loops import in_own_loop, run_in_daemon_thread
 from fitbus._replaying._results import Replay
 from fitbus._replaying._run import ReplayedRun
+from fitbus._stand_ins import attach
 from fitbus.bus import Bus, Publisher
 from fitbus.control import Control
-from fitbus.errors import InvalidArgumentError, ReplayError
+from fitbus.errors import InvalidArgumentError
 from fitbus.events import Event, Lagged
 
 __all__ = ["replay", "replay_sync"]
@@ -133,7 +134,7 @@ class _Again:
             raise InvalidArgumentError("record", "nothing", "there is no event in it")
         self._run.look_at(_checked(first))
         for handler in handlers:
-            _attach(self._run, handler)
+            attach(self._run, "handlers", handler)
         for event in chain((first,), self._events):
             if not isinstance(_checked(event), Lagged):  # which is of a subscriber of then
                 self._publish(event)
@@ -196,17 +197,3 @@ def _checked(event: object) -> Event:
     if not isinstance(event, Event):
         raise InvalidArgumentError("record", event, "give events, such as those of a journal")
     return event
-
-
-def _attach(run: ReplayedRun, handler: Any) -> None:
-    attach = getattr(handler, "attach", None)
-    if isinstance(handler, type) or (attach is None and not callable(handler)):
-        raise InvalidArgumentError(
-            "handlers", handler, "give Callback objects, handlers, or lists of them"
-        )
-    if attach is None:
-        run.add(handler)
-        return
-    attach(run)
-    if run.preparation.restorers:
-        raise ReplayError(f"what {type(handler).__name__} goes on from")

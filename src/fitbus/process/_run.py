@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 from fitbus._history import History
 from fitbus._lists import flattened
 from fitbus._loops import run_in_daemon_thread
+from fitbus._stand_ins import attach
 from fitbus.bus import Bus, LiveRun, RunStatistics, RunStatus
 from fitbus.control import Control
 from fitbus.errors import ElsewhereError, InvalidArgumentError
@@ -246,25 +247,12 @@ class ProcessRun(LiveRun[History]):
         before = self.bus.subscriptions
         try:
             for callback in flattened(callbacks):
-                self._attach(callback)
+                attach(self, "callbacks", callback)
         except BaseException:
             for subscription in self.bus.subscriptions:
                 if subscription.run == self.id and subscription not in before:
                     subscription.cancel()  # nobody will ever start the run
             raise
-
-    def _attach(self, callback: Any) -> None:
-        attach = getattr(callback, "attach", None)
-        if isinstance(callback, type) or (attach is None and not callable(callback)):
-            raise InvalidArgumentError(
-                "callbacks", callback, "give Callback objects, handlers, or lists of them"
-            )
-        if attach is None:
-            self.add(callback)
-            return
-        attach(self)
-        if self.preparation.restorers:
-            raise ElsewhereError(f"what {type(callback).__name__} goes on from")
 
 
 def _check_seconds(argument: str, value: object, *, least: float) -> None:
